@@ -1,0 +1,247 @@
+"""The config: every field with its default, and what makes one valid.
+
+All configs share one tree, so that any of them can be turned into any other from the
+command line, and a wrong name can be told from a right one. Sections with a `name` hold
+the settings of every choice; those of the chosen one are used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from dpm_jax.errors import UserError
+
+__all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
+
+# Fields that may differ between a run and its resumption: how long, and how often things are written.
+RESUMABLE = {"train.steps", "train.log_every", "train.checkpoint_every", "evaluate.num_examples"}
+
+CHOICES = {
+    "kernel": ("gaussian", "binomial"),
+    "edge": ("forward", "decoder"),
+    "data.name": ("swiss_roll", "heartbeat", "file"),
+    "schedule.name": ("geometric", "erase", "linear", "cosine"),
+    "reverse.parameterization": ("denoised", "perturbation"),
+    "reverse.covariance": ("diagonal", "full"),
+    "network.name": ("time_mlp", "sigmoid_mlp", "rbf"),
+    "train.time_sampler": ("low_discrepancy", "antithetic", "uniform"),
+}
+
+# Intervals as in mathematics: a bracket belongs, a parenthesis does not.
+RANGES = {
+    "num_timesteps": "[1, inf)",
+    "data.swiss_roll.noise": "(0, inf)",
+    "data.heartbeat.length": "[1, inf)",
+    "data.heartbeat.period": "[1, inf)",
+    "data.file.held_out": "(0, 1)",
+    "schedule.num_bumps": "[1, inf)",
+    "network.time_mlp.num_bumps": "[1, inf)",
+    "network.time_mlp.num_frequencies": "[0, inf)",
+    "network.rbf.units": "[1, inf)",
+    "optimizer.learning_rate": "(0, inf)",
+    "optimizer.b1": "[0, 1)",
+    "optimizer.b2": "[0, 1)",
+    "optimizer.warmup_steps": "[0, inf)",
+    "optimizer.final_fraction": "[0, 1]",
+    "optimizer.clip_norm": "(0, inf]",
+    "optimizer.ema_decay": "[0, 1)",
+    "train.steps": "[0, inf)",
+    "train.batch_size": "[2, inf)",
+    "train.log_every": "[1, inf)",
+    "train.checkpoint_every": "[1, inf)",
+    "evaluate.num_examples": "[2, inf)",
+}
+
+
+def default() -> ConfigDict:
+    """The tree of all fields, with the values of the swiss roll."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "num_timesteps": 100,  # T
+            "kernel": "gaussian",  # gaussian: real vectors; binomial: bits
+            "edge": "forward",  # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned
+            "data": {
+                "name": "swiss_roll",
+                "swiss_roll": {"noise": 0.0035},  # in units of the roll's standard deviation
+                "heartbeat": {"length": 20, "period": 5},
+                "file": {"path": "", "held_out": 0.1},  # .npy or .npz; relative to --data_dir
+            },
+            "schedule": {
+                "name": "geometric",
+                "learned": False,  # learn beta_2..T, starting from the named schedule (Gaussian only)
+                "num_bumps": 10,  # basis of the learned change
+                "geometric": {"beta_1": 3e-7, "nsr_final": 400.0},
+                "erase": {"beta_1": config_dict.placeholder(float), "alpha_bar_final": 0.0},
+                "linear": {"beta_1": config_dict.placeholder(float), "beta_final": config_dict.placeholder(float)},
+                "cosine": {"offset": 0.008, "beta_max": 0.999},
+            },
+            "reverse": {
+                "parameterization": "denoised",  # what the outputs mean; functions *_reverse of the kernel
+                "covariance": "diagonal",  # full: low-dimensional Gaussian data
+            },
+            "network": {
+                "name": "time_mlp",
+                "time_mlp": {
+                    "features": (64, 64, 64),
+                    "num_bumps": 10,
+                    "num_frequencies": 32,
+                    "frequency_scale": 2.0,
+                },
+                "sigmoid_mlp": {"features": (50, 50, 50)},
+                "rbf": {"units": 16},
+            },
+            "optimizer": {  # Adam, linear warm-up, then cosine decay to final_fraction
+                "learning_rate": 5e-3,
+                "b1": 0.9,
+                "b2": 0.99,
+                "warmup_steps": 200,
+                "final_fraction": 0.01,
+                "clip_norm": 1.0,
+                "ema_decay": 0.998,
+            },
+            "train": {
+                "steps": 2500,
+                "batch_size": 1024,
+                "time_sampler": "low_discrepancy",  # which t to look at
+                "log_every": 100,  # also how many steps go into one dispatch
+                "checkpoint_every": 1000,
+            },
+            "evaluate": {"num_examples": 20000},
+        }
+    )
+
+
+def _leaves(tree: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in tree:
+        value = tree[name]
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def nearest_field(field: str) -> str | None:
+    """None for a field of the tree; for any other, the one line that says so, with the nearest valid name."""
+    known = [name for name, _ in _leaves(default())]
+    if field in known:
+        return None
+    last = field.rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    close = close or [name for name in known if difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]])]
+    hint = f"; did you mean config.{close[0]}?" if close else ""
+    return f"config.{field}: no such field{hint}"
+
+
+def _check_type(field: str, value: Any, standard: Any) -> None:
+    if standard is None or value is None:
+        allowed: tuple[type, ...] = (int, float, type(None))
+    elif isinstance(standard, float):
+        allowed = (int, float)
+    elif isinstance(standard, tuple):
+        allowed = (tuple, list)
+    else:
+        allowed = (type(standard),)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and not isinstance(standard, bool)):
+        raise UserError(f"config.{field}: must be {allowed[0].__name__}, got {value!r}")
+
+
+def _within(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a config with an unknown field, a wrong type, or a value out of range.
+
+    Raises:
+      UserError: one line naming the field, the value and what would be accepted.
+    """
+    standard = dict(_leaves(default()))
+    present = dict(_leaves(config))
+    for field, value in present.items():
+        if message := nearest_field(field):
+            raise UserError(message)
+        _check_type(field, value, standard[field])
+    for field in standard:
+        if field not in present:
+            raise UserError(f"config.{field}: missing; begin a config with dpm_jax.config.default()")
+    for field, names in CHOICES.items():
+        if present[field] not in names:
+            close = difflib.get_close_matches(str(present[field]), names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"config.{field}: must be one of {', '.join(names)}, got {present[field]!r}{hint}")
+    for field, interval in RANGES.items():
+        if not _within(present[field], interval):
+            raise UserError(f"config.{field}: must lie in {interval}, got {present[field]}")
+    for field in ("network.time_mlp.features", "network.sigmoid_mlp.features"):
+        if not all(isinstance(width, int) and width > 0 for width in present[field]):
+            raise UserError(f"config.{field}: must be positive widths, got {present[field]!r}")
+    _check_relations(config)
+
+
+def _check_relations(config: ConfigDict) -> None:
+    if config.kernel == "binomial":
+        if config.data.name == "swiss_roll":
+            raise UserError("config.kernel: 'binomial' needs bits, and data 'swiss_roll' are real numbers")
+        if config.schedule.learned:
+            raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
+        if config.reverse.covariance == "full":
+            raise UserError("config.reverse.covariance: 'full' is for kernel 'gaussian'")
+    if config.reverse.covariance == "full" and config.reverse.parameterization != "denoised":
+        raise UserError("config.reverse.covariance: 'full' needs reverse.parameterization 'denoised'")
+    if config.data.name == "file" and not config.data.file.path:
+        raise UserError("config.data.file.path: data 'file' needs the path of a .npy or .npz")
+    heartbeat = config.data.heartbeat
+    if heartbeat.period > heartbeat.length:
+        raise UserError(f"config.data.heartbeat.period: must be at most the length {heartbeat.length}, got {heartbeat.period}")
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Fields, other than those that may change on resumption, in which two configs differ: 'field: old, now new'."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    fields = [f for f in {**before, **after} if f not in RESUMABLE]
+    return [
+        f"{f}: {before.get(f)}, now {after.get(f)}"
+        for f in fields
+        if _plain(before.get(f)) != _plain(after.get(f))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Write as JSON, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(config.to_json_best_effort(indent=2) + "\n")
+    temporary.replace(path)
+
+
+def load(path: Path) -> ConfigDict:
+    """Read what `save` wrote.
+
+    Raises:
+      UserError: if the file is missing, damaged, or not a valid config.
+    """
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: not a workdir of train.py ({path.name} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged: {error}") from error
+    for section, field in (("time_mlp", "features"), ("sigmoid_mlp", "features")):
+        network = tree.get("network", {}).get(section, {})
+        if isinstance(network.get(field), list):
+            network[field] = tuple(network[field])
+    config = ConfigDict(tree)
+    check(config)
+    return config

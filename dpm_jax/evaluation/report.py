@@ -1,0 +1,196 @@
+"""K of a trained model on held-out data, beside everything it can be compared with, in bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dpm_jax import bound, optimal
+from dpm_jax.data import Source
+from dpm_jax.errors import UserError
+from dpm_jax.experiment import Experiment, Params
+from dpm_jax.schedules import Schedule
+from dpm_jax.units import bits
+
+__all__ = ["Report", "evaluate", "table", "write"]
+
+_CHUNK = 4096
+
+
+class Report(NamedTuple):
+    """All in bits an example; keys of `evaluation.json`.
+
+    Attributes:
+      bound_bits: K, the lower bound on the log-likelihood.
+      bound_stderr_bits: its standard error, over examples and noise.
+      null_bits: L_null, the log-likelihood of the null model on the same examples.
+      gain_bits: K - L_null.
+      limit_bits: E log p(x) of the data's own law, which no model exceeds; None if unknown.
+      gap_bits: limit minus K, as the mean of log p(x) - K(x) over the same examples, so that
+        it is sharper than the difference of the two lines above; None if unknown.
+      gap_stderr_bits: its standard error.
+      ceiling_bits: K of the best reverse function of this form at this T and schedule,
+        where it can be enumerated; None elsewhere.
+      edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
+      entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
+        H_q(X_T | X_0), H_p(X_T), the edge entropies of equation 14.
+      edge: treatment of p(x_0 | x_1), "forward" or "decoder".
+      unit: of all of these.
+      num_examples, num_timesteps, step: what was evaluated.
+      per_step_kl_bits: [T + 1] mean KL term at each t; 0 at 0 and 1.
+    """
+
+    bound_bits: float
+    bound_stderr_bits: float
+    null_bits: float
+    gain_bits: float
+    limit_bits: float | None
+    gap_bits: float | None
+    gap_stderr_bits: float | None
+    ceiling_bits: float | None
+    edge_bits: float
+    kl_bits: float
+    prior_kl_bits: float
+    entropy_first_bits: float
+    entropy_last_bits: float
+    entropy_prior_bits: float
+    edge: str
+    unit: str
+    num_examples: int
+    num_timesteps: int
+    step: int
+    per_step_kl_bits: list[float]
+
+
+def _concatenated_bound(
+    key: Array, experiment: Experiment, params: Params, x_0: Array
+) -> tuple[bound.Bound, np.ndarray]:
+    """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples."""
+
+    @jax.jit
+    def chunk_bound(key: Array, params: Params, chunk: Array) -> bound.Bound:
+        schedule, reverse = experiment.model(params)
+        return bound.evaluate(key, experiment.kernel, schedule, reverse, chunk, edge=experiment.edge)
+
+    num_chunks = -(-len(x_0) // _CHUNK)
+    chunks = np.array_split(np.asarray(x_0), num_chunks)
+    parts = [chunk_bound(jax.random.fold_in(key, i), params, chunk) for i, chunk in enumerate(chunks)]
+    whole = bound.Bound(*(np.concatenate([getattr(part, name) for part in parts]) for name in bound.Bound._fields))
+    sizes = [len(chunk) / len(x_0) for chunk in chunks]
+    per_step = sum(size * np.asarray(part.kl_per_step, np.float64) for size, part in zip(sizes, parts, strict=True))
+    return whole, per_step
+
+
+def _ceiling(experiment: Experiment, schedule: Schedule, source: Source, key: Array, x_0: Array) -> float | None:
+    """K in nats of the best factorised reverse function, for bits with few values."""
+    if source.support is None:
+        return None
+    values = source.support
+    reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
+    if experiment.edge == "forward":
+        reverse = experiment.kernel.forward_edge(schedule, reverse)
+    best = jax.jit(lambda x: bound.evaluate(key, experiment.kernel, schedule, reverse, x, edge=experiment.edge).k)
+    return float(jnp.mean(best(x_0[:_CHUNK])))
+
+
+def evaluate(
+    key: Array, experiment: Experiment, params: Params, source: Source, num_examples: int, step: int
+) -> Report:
+    """Evaluate K on `num_examples` held-out examples, every t visited once for each.
+
+    Args:
+      key: PRNG key of the examples and of the noise.
+      experiment: what was trained.
+      params: its parameters.
+      source: its data.
+      num_examples: at least 2; at most what the source holds back is used.
+      step: optimizer steps taken, for the record.
+
+    Raises:
+      UserError: if fewer than 2 examples are held out.
+    """
+    data_key, noise_key, ceiling_key = jax.random.split(key, 3)
+    if source.num_held_out is not None:
+        num_examples = min(num_examples, source.num_held_out)
+    if num_examples < 2:
+        raise UserError(f"--num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
+    x_0 = source.held_out(data_key, num_examples)
+    result, per_step = _concatenated_bound(noise_key, experiment, params, x_0)
+    null = float(bits(jnp.mean(experiment.kernel.null_log_prob(x_0))))
+    k = bits(np.asarray(result.k, np.float64))
+    gap = None
+    if source.log_prob is not None:
+        gap = bits(np.asarray(jax.jit(source.log_prob)(x_0), np.float64)) - k
+    ceiling = _ceiling(experiment, experiment.model(params).schedule, source, ceiling_key, x_0)
+
+    def mean_bits(values: Array) -> float:
+        return float(bits(np.mean(np.asarray(values, np.float64))))
+
+    return Report(
+        bound_bits=float(k.mean()),
+        bound_stderr_bits=_stderr(k),
+        null_bits=null,
+        gain_bits=float(k.mean()) - null,
+        limit_bits=None if source.mean_log_prob is None else float(bits(source.mean_log_prob())),
+        gap_bits=None if gap is None else float(gap.mean()),
+        gap_stderr_bits=None if gap is None else _stderr(gap),
+        ceiling_bits=None if ceiling is None else float(bits(ceiling)),
+        edge_bits=mean_bits(result.edge),
+        kl_bits=mean_bits(result.kl),
+        prior_kl_bits=mean_bits(result.prior_kl),
+        entropy_first_bits=mean_bits(result.entropy_first),
+        entropy_last_bits=mean_bits(result.entropy_last),
+        entropy_prior_bits=mean_bits(result.entropy_prior),
+        edge=experiment.edge,
+        unit=source.unit,
+        num_examples=num_examples,
+        num_timesteps=experiment.config.num_timesteps,
+        step=step,
+        per_step_kl_bits=[float(value) for value in bits(per_step)],
+    )
+
+
+def _stderr(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def table(report: Report) -> str:
+    """The report as a table for the screen."""
+    edge = {"forward": "edge, p(x_0|x_1) = forward kernel", "decoder": "edge, p(x_0|x_1) learned"}[report.edge]
+    rows: list[tuple[str, float | None, float | None]] = [
+        ("limit, E log2 p(x)", report.limit_bits, None),
+        (f"ceiling at T = {report.num_timesteps}, best factorised step", report.ceiling_bits, None),
+        ("K, lower bound on the log-likelihood", report.bound_bits, report.bound_stderr_bits),
+        ("gap, limit - K (paired)", report.gap_bits, report.gap_stderr_bits),
+        ("L_null", report.null_bits, None),
+        ("gain, K - L_null", report.gain_bits, report.bound_stderr_bits),
+        (f"  {edge}", report.edge_bits, None),
+        (f"  - sum of KL over t = 2..{report.num_timesteps}", -report.kl_bits, None),
+        ("  - KL of q(x_T|x_0) from the prior", -report.prior_kl_bits, None),
+        ("  H_q(X_1|X_0)", report.entropy_first_bits, None),
+        ("  H_q(X_T|X_0)", report.entropy_last_bits, None),
+        ("  H_p(X_T)", report.entropy_prior_bits, None),
+    ]
+    lines = [f"{report.unit}, {report.num_examples} held-out examples, T = {report.num_timesteps}, step {report.step}"]
+    for name, value, stderr in rows:
+        if value is not None:
+            lines.append(f"  {name:<48} {value:>10.4f}" + ("" if stderr is None else f" +- {stderr:.4f}"))
+    return "\n".join(lines)
+
+
+def write(report: Report, path: Path) -> None:
+    """Write `evaluation.json`.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    try:
+        path.write_text(json.dumps(report._asdict(), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,102 @@
+"""The figures of a trained model: what is computed for them, handed to `plots`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+from dpm_jax import plots, sampling
+from dpm_jax.data import Source
+from dpm_jax.evaluation.report import Report
+from dpm_jax.experiment import Experiment, Params
+
+__all__ = ["of_bound", "of_model", "of_samples"]
+
+
+def of_samples(samples: np.ndarray, binary: bool) -> Figure:
+    """A picture of samples [n, d], in the data's own units."""
+    return plots.bits(samples) if binary else plots.points(samples)
+
+
+def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
+    """Per-step KL terms of a report."""
+    log_nsr = np.asarray(experiment.model(params).schedule.log_nsr)
+    return plots.per_step_kl(report.per_step_kl_bits, log_nsr, report.unit)
+
+
+def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
+    """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for other vectors."""
+    stderr = report.gap_stderr_bits if report.gap_stderr_bits is not None else report.bound_stderr_bits
+    limit = "" if report.limit_bits is None else f", limit {report.limit_bits:.3f}"
+    title = f"K = {report.bound_bits:.3f} ± {stderr:.3f} {report.unit}{limit}  (T = {report.num_timesteps})"
+    if experiment.config.kernel == "binomial":
+        return _bits(key, experiment, params, source, title)
+    if experiment.shape == (2,):
+        return _plane(key, experiment, params, source, title)
+    reverse = experiment.model(params).reverse
+    samples = sampling.ancestral(
+        key, experiment.kernel, reverse, 2000, experiment.shape, report.num_timesteps
+    )
+    return plots.points(np.asarray(source.standardization.invert(samples)))
+
+
+def _states(key: Array, experiment: Experiment, params: Params, num: int, times: list[int]) -> list[np.ndarray]:
+    """The model's x_t at each of `times`, from one trajectory."""
+
+    @jax.jit
+    def draw(params: Params) -> sampling.Trajectory:
+        reverse = experiment.model(params).reverse
+        return sampling.ancestral_trajectory(
+            key,
+            experiment.kernel,
+            reverse,
+            num,
+            experiment.shape,
+            experiment.config.num_timesteps,
+            keep_every=_stride(experiment.config.num_timesteps),
+        )
+
+    kept = draw(params)
+    index = {int(t): i for i, t in enumerate(kept.t)}
+    return [np.asarray(kept.x[index[t]]) for t in times]
+
+
+def _stride(num_timesteps: int) -> int:
+    """Half of T, rounded up: the trajectory is kept at T, the middle and 0."""
+    return -(-num_timesteps // 2)
+
+
+def _plane(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
+    num_timesteps = experiment.config.num_timesteps
+    times = sorted({0, _stride(num_timesteps), num_timesteps})
+    data_key, noise_key, reverse_key = jax.random.split(key, 3)
+    x_0 = source.held_out(data_key, 2000)
+    schedule, reverse = experiment.model(params)
+    forward = [
+        np.asarray(experiment.kernel.q_sample(noise_key, schedule, x_0, jnp.full(len(x_0), t, jnp.int32)))
+        for t in times
+    ]
+    line = jnp.linspace(-2.7, 2.7, 19)
+    position = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    # The edge at t = 1 is not learned; the first learned step is that at t = 2.
+    drift_times = [max(t, min(2, num_timesteps)) for t in times]
+    drift = [
+        plots.Drift(
+            np.asarray(position),
+            np.asarray(reverse(position, jnp.full(len(position), t, jnp.int32)).mean - position),
+        )
+        for t in drift_times
+    ]
+    states = _states(reverse_key, experiment, params, 2000, times)
+    return plots.point_trajectories(times, forward, states, drift_times, drift, title)
+
+
+def _bits(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
+    num_timesteps = experiment.config.num_timesteps
+    times = sorted({0, _stride(num_timesteps), num_timesteps}, reverse=True)
+    data_key, reverse_key = jax.random.split(key)
+    states = _states(reverse_key, experiment, params, 40, times)
+    return plots.bit_trajectories(times, states, np.asarray(source.held_out(data_key, 40)), title)

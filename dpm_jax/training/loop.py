@@ -1,0 +1,95 @@
+"""The training loop: dispatches, logs, checkpoints; stops at the first sign of trouble."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax import Array
+from tqdm import tqdm
+
+from dpm_jax.errors import UserError
+from dpm_jax.experiment import Experiment, Params
+from dpm_jax.training import step as step_lib
+from dpm_jax.training.checkpoints import Checkpoints
+from dpm_jax.training.metrics import MetricsWriter
+from dpm_jax.units import bits
+
+__all__ = ["load_params", "train"]
+
+def train(
+    experiment: Experiment,
+    draw: Callable[[Array, int], Array],
+    workdir: Path,
+    report: Callable[[str], None] = print,
+) -> Params:
+    """Train to `config.train.steps`, going on from the newest checkpoint of `workdir`, if there is one.
+
+    Args:
+      experiment: what to train.
+      draw: (key, num) -> batch of training data, traceable.
+      workdir: see `workdir.claim`.
+      report: told in words what goes on.
+
+    Returns:
+      The averaged parameters.
+
+    Raises:
+      UserError: if the checkpoint can't be read, or a loss is not finite (the last checkpoint stays).
+    """
+    settings = experiment.config.train
+    state = step_lib.init(experiment)
+    with Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(state)
+            report(f"going on from step {int(state.step)} in {workdir}")
+        run_steps = step_lib.make_run_steps(experiment, draw)
+        step = int(state.step)
+        with MetricsWriter(workdir, step) as metrics, _bar(step, settings.steps) as bar:
+            while step < settings.steps:
+                started = time.perf_counter()
+                num = _until_boundary(step, settings.steps, settings.log_every, settings.checkpoint_every)
+                state, progress = run_steps(state, num)
+                if (failed_at := int(progress.failed_at)) >= 0:
+                    kept = checkpoints.latest()
+                    where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
+                    raise UserError(f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate")
+                step += num
+                loss = float(bits(progress.loss))
+                rate = num / (time.perf_counter() - started)
+                metrics.scalars(
+                    step,
+                    {
+                        "loss_bits": loss,
+                        "grad_norm": float(progress.grad_norm),
+                        "learning_rate": float(experiment.learning_rate(state.step)),
+                        "steps_per_second": rate,
+                    },
+                )
+                bar.set_postfix_str(f"loss {loss:.3f} bits, {rate:.0f} steps/s")
+                bar.update(num)
+                if step % settings.checkpoint_every == 0 or step == settings.steps:
+                    checkpoints.save(step, state)
+    return step_lib.averaged_params(experiment, state)
+
+
+def load_params(experiment: Experiment, workdir: Path) -> tuple[int, Params]:
+    """Step and averaged parameters of the newest checkpoint.
+
+    Raises:
+      UserError: if there is no checkpoint, or it is damaged.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: step_lib.init(experiment)))
+    return int(state.step), step_lib.averaged_params(experiment, state)
+
+
+def _bar(step: int, total: int) -> tqdm:
+    return tqdm(initial=step, total=total, desc="training", unit="step", mininterval=0.5)
+
+
+def _until_boundary(step: int, last: int, *periods: int) -> int:
+    """Steps to the next multiple of any period, or to the last step."""
+    return min([last - step] + [period - step % period for period in periods])

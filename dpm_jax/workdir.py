@@ -1,0 +1,76 @@
+"""A workdir describes itself: the config in `config.json`, the data's shape and units in `data.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dpm_jax import config as config_lib
+from dpm_jax.data import Source, Standardization
+from dpm_jax.errors import UserError
+
+__all__ = ["Description", "check_source", "claim", "read"]
+
+
+class Description(NamedTuple):
+    """What a workdir says of itself: all that sampling needs beside a checkpoint."""
+
+    config: ConfigDict
+    shape: tuple[int, ...]
+    standardization: Standardization
+
+
+def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
+    """Make `workdir` this config's, or see that it is already.
+
+    Raises:
+      UserError: if it belongs to another config or other data, or can't be written.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config_lib.differences(config_lib.load(path), config)
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
+        check_source(read(workdir), source, workdir)
+    standardization = {name: np.asarray(value).tolist() for name, value in source.standardization._asdict().items()}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "data.json").write_text(json.dumps({"shape": source.shape, **standardization}) + "\n")
+        config_lib.save(config, path)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+
+
+def read(workdir: Path) -> Description:
+    """What `claim` wrote.
+
+    Raises:
+      UserError: if `workdir` is none of ours, or damaged.
+    """
+    config = config_lib.load(workdir / "config.json")
+    try:
+        data = json.loads((workdir / "data.json").read_text())
+        mean, scale = (jnp.asarray(data[name], jnp.float32) for name in ("mean", "scale"))
+        return Description(config, tuple(data["shape"]), Standardization(mean, scale))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{workdir / 'data.json'}: missing or damaged: {error}") from error
+
+
+def check_source(description: Description, source: Source, workdir: Path) -> None:
+    """Refuse data of another shape or standardization than the workdir was trained on.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    if source.shape != description.shape:
+        raise UserError(f"{workdir}: was trained on data of shape {description.shape}, got {source.shape}")
+    for name in ("mean", "scale"):
+        ours, theirs = getattr(source.standardization, name), getattr(description.standardization, name)
+        if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
+            raise UserError(f"{workdir}: was trained on other data: their {name} was {theirs}, is {ours}")

@@ -1,0 +1,45 @@
+"""Evaluate a trained model: K and what it can be compared with, in bits.
+
+  python evaluate.py --workdir=runs/swiss_roll
+
+Writes evaluation.json and evaluation.png into the workdir.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import report
+from dpm_jax.training import loop
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Held-out examples; the config's number if not given.")
+_SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.")
+
+
+def main() -> None:
+    where = Path(_WORKDIR.value)
+    description = workdir.read(where)
+    config = description.config
+    num_examples = config.evaluate.num_examples if _NUM_EXAMPLES.value is None else _NUM_EXAMPLES.value
+    if num_examples < 2:
+        raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
+    source = experiment.open_source(config, _DATA_DIR.value)
+    workdir.check_source(description, source, where)
+    built = experiment.build(config, description.shape)
+    step, params = loop.load_params(built, where)
+    seed = config.seed + 1 if _SEED.value is None else _SEED.value
+    eval_key, _ = jax.random.split(jax.random.key(seed))
+    result = report.evaluate(eval_key, built, params, source, num_examples, step)
+    print(report.table(result))
+    report.write(result, where / "evaluation.json")
+    plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
+    print(f"wrote {where / 'evaluation.json'} and {where / 'evaluation.png'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,62 @@
+"""Train a diffusion probabilistic model.
+
+  python train.py                                   the swiss roll, in about a minute
+  python train.py --config=configs/heartbeat.py --workdir=runs/heartbeat
+  python train.py --config.train.steps=20000 --config.num_timesteps=200
+
+Run the same command again to go on from the last checkpoint.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import report
+from dpm_jax.training import loop
+from dpm_jax.training.metrics import MetricsWriter
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(Path(__file__).parent / "configs" / "swiss_roll.py"), "Config file, Python code of your own trust."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME_OF_CONFIG if not given.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
+
+
+def _config() -> tuple[ConfigDict, str]:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not isinstance(_CONFIG.value, ConfigDict):
+        raise UserError(f"--config: cannot read {path}")
+    return _CONFIG.value, Path(path).stem
+
+
+def main() -> None:
+    config, name = _config()
+    source = experiment.open_source(config, _DATA_DIR.value)
+    built = experiment.build(config, source.shape)
+    where = Path(_WORKDIR.value or f"runs/{name}")
+    workdir.claim(where, config, source)
+    print(f"{name}: writing to {where}")
+
+    params = loop.train(built, source.sample, where)
+    eval_key, figure_key = jax.random.split(jax.random.key(config.seed + 1))
+    result = report.evaluate(eval_key, built, params, source, config.evaluate.num_examples, config.train.steps)
+    print(report.table(result))
+    report.write(result, where / "evaluation.json")
+    drawn = {
+        "figure": figures.of_model(figure_key, built, params, source, result),
+        "evaluation": figures.of_bound(built, params, result),
+    }
+    with MetricsWriter(where, config.train.steps) as metrics:
+        metrics.scalars(config.train.steps, {"bound_bits": result.bound_bits})
+        for figure_name, figure in drawn.items():
+            metrics.image(config.train.steps, figure_name, plots.pixels(figure))
+            plots.save(figure, where / f"{figure_name}.png")
+            print(f"wrote {where / figure_name}.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)
