@@ -26,7 +26,9 @@ _GIF = flags.DEFINE_boolean("gif", False, "Write the way from noise to samples a
 
 def main() -> None:
     if _NUM_SAMPLES.value < 1 or _CHUNK_SIZE.value < 1:
-        raise UserError(f"--num_samples, --chunk_size: must be at least 1, got {_NUM_SAMPLES.value}, {_CHUNK_SIZE.value}")
+        raise UserError(
+            f"--num_samples, --chunk_size: must be at least 1, got {_NUM_SAMPLES.value}, {_CHUNK_SIZE.value}"
+        )
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
     built = experiment.build(description.config, description.shape)

@@ -1,4 +1,11 @@
-"""The swiss roll, our best: a thin curve in the plane, T = 100, full covariance."""
+"""The swiss roll, our best.
+
+A curve of thickness 0.0035 in the plane. Log-linear schedule from far below the data's own
+noise, full 2 x 2 covariance, a small perceptron on Fourier features.
+
+Paper: Sohl-Dickstein et al. 2015, section 3.1.1, Figure 1; K = 2.35 bits.
+Command: python train.py
+"""
 
 from ml_collections import ConfigDict
 
@@ -7,5 +14,9 @@ from dpm_jax import config
 
 def get_config() -> ConfigDict:
     c = config.default()
+    c.num_timesteps = 200
     c.reverse.covariance = "full"
+    c.optimizer.learning_rate = 1e-2
+    c.optimizer.ema_decay = 0.999
+    c.train.steps = 10_000
     return c

@@ -160,8 +160,9 @@ def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -
     """
     if_one = q_posterior(schedule, jnp.ones_like(x_t), x_t, t).logits
     if_zero = q_posterior(schedule, jnp.zeros_like(x_t), x_t, t).logits
-    log_one = jnp.logaddexp(log_sigmoid(outputs) + log_sigmoid(if_one), log_sigmoid(-outputs) + log_sigmoid(if_zero))
-    log_zero = jnp.logaddexp(log_sigmoid(outputs) + log_sigmoid(-if_one), log_sigmoid(-outputs) + log_sigmoid(-if_zero))
+    log_m, log_rest = log_sigmoid(outputs), log_sigmoid(-outputs)
+    log_one = jnp.logaddexp(log_m + log_sigmoid(if_one), log_rest + log_sigmoid(if_zero))
+    log_zero = jnp.logaddexp(log_m + log_sigmoid(-if_one), log_rest + log_sigmoid(-if_zero))
     return Bernoulli(log_one - log_zero)
 
 
@@ -209,18 +210,21 @@ def entropy(p: Bernoulli) -> Array:
 def kl(q: Bernoulli, p: Bernoulli) -> Array:
     """KL(q || p) in nats, [B].
 
-    With d = |logit p - logit q| and r the probability under q of the value that p makes
-    less likely, KL = r d + log(1 - r + r e^{-d}). For small d, where q's logarithms would
-    cancel, the second term is log1p(r expm1(-d)); for large d it is summed in log space.
+    With r the probability under q of the value that p makes less likely, and d the size of
+    the difference of the logits, KL = r d + log(1 + r (e^{-d} - 1)), in which little cancels
+    while d is small; where it is not, the sum of r log r / s and its counterpart is accurate.
     """
     difference = p.logits - q.logits
-    less_likely = jnp.where(difference < 0, q.logits, -q.logits)
-    r = jax.nn.sigmoid(less_likely)
+    q_logit = jnp.where(difference < 0, q.logits, -q.logits)
     d = jnp.abs(difference)
+    r, rest = jax.nn.sigmoid(q_logit), jax.nn.sigmoid(-q_logit)
+    # The unselected branch must not overflow, or its gradient would be NaN: hence the minimum.
     small = jnp.minimum(d, 1.0)
-    near = jnp.log1p(r * jnp.expm1(-small))
-    far = jnp.logaddexp(log_sigmoid(-less_likely), log_sigmoid(less_likely) - d)
-    return sum_event(r * d + jnp.where(d < 1, near, far))
+    near = r * small + jnp.log1p(r * jnp.expm1(-small))
+    far = r * (log_sigmoid(q_logit) - log_sigmoid(q_logit - d)) + rest * (
+        log_sigmoid(-q_logit) - log_sigmoid(d - q_logit)
+    )
+    return sum_event(jnp.where(d < 1, near, far))
 
 
 def null_log_prob(x_0: Array) -> Array:

@@ -201,7 +201,9 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError("config.data.file.path: data 'file' needs the path of a .npy or .npz")
     heartbeat = config.data.heartbeat
     if heartbeat.period > heartbeat.length:
-        raise UserError(f"config.data.heartbeat.period: must be at most the length {heartbeat.length}, got {heartbeat.period}")
+        raise UserError(
+            f"config.data.heartbeat.period: must be at most the length {heartbeat.length}, got {heartbeat.period}"
+        )
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
@@ -209,9 +211,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     before, after = dict(_leaves(old)), dict(_leaves(new))
     fields = [f for f in {**before, **after} if f not in RESUMABLE]
     return [
-        f"{f}: {before.get(f)}, now {after.get(f)}"
-        for f in fields
-        if _plain(before.get(f)) != _plain(after.get(f))
+        f"{f}: {before.get(f)}, now {after.get(f)}" for f in fields if _plain(before.get(f)) != _plain(after.get(f))
     ]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -45,6 +44,7 @@ class Experiment(NamedTuple):
       shape: of one example.
       kernel: the module `gaussian` or `binomial`.
       init: key -> parameters.
+      network: (parameters, x_t, t) -> outputs, the bare network.
       model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1.
       loss: (parameters, key, x_0) -> -K in nats, an estimate from one t an example.
       optimizer: Optax transformation.
@@ -55,6 +55,7 @@ class Experiment(NamedTuple):
     shape: tuple[int, ...]
     kernel: Kernel
     init: Callable[[Array], Params]
+    network: Callable[[Params, Array, Array], Array]
     model: Callable[[Params], Model]
     loss: Callable[[Params, Array, Array], Array]
     optimizer: optax.GradientTransformation
@@ -79,20 +80,24 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     config_lib.check(config)
     kernel: Any = {"gaussian": gaussian, "binomial": binomial}[config.kernel]
     base = _schedule(config)
-    network, to_distribution = _network(config, kernel, base, math.prod(shape))
+    module, to_distribution = _network(config, kernel, base, math.prod(shape))
 
     def init(key: Array) -> Params:
         x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
-        params: Params = {"network": network.init(key, x, t)["params"]}
+        params: Params = {"network": module.init(key, x, t)["params"]}
         if config.schedule.learned:
             params["schedule"] = jnp.zeros(config.schedule.num_bumps)
         return params
+
+    def network(params: Params, x_t: Array, t: Array) -> Array:
+        outputs: Any = module.apply({"params": params["network"]}, x_t, t)
+        return outputs  # type: ignore[no-any-return]
 
     def model(params: Params) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
 
         def reverse(x_t: Array, t: Array) -> Any:
-            return to_distribution(schedule, x_t, t, network.apply({"params": params["network"]}, x_t, t))
+            return to_distribution(schedule, x_t, t, network(params, x_t, t))
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
@@ -100,16 +105,14 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     def loss(params: Params, key: Array, x_0: Array) -> Array:
         schedule, reverse = model(params)
-        return -bound.estimate(
-            key, kernel, schedule, reverse, x_0, edge=config.edge, time_sampler=time_sampler
-        ).mean
+        return -bound.estimate(key, kernel, schedule, reverse, x_0, edge=config.edge, time_sampler=time_sampler).mean
 
     learning_rate = _learning_rate(config)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.optimizer.clip_norm),
         optax.adam(learning_rate, config.optimizer.b1, config.optimizer.b2),
     )
-    return Experiment(config, shape, kernel, init, model, loss, optimizer, learning_rate)
+    return Experiment(config, shape, kernel, init, network, model, loss, optimizer, learning_rate)
 
 
 def _schedule(config: ConfigDict) -> Schedule:

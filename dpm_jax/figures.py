@@ -37,9 +37,7 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
     if experiment.shape == (2,):
         return _plane(key, experiment, params, source, title)
     reverse = experiment.model(params).reverse
-    samples = sampling.ancestral(
-        key, experiment.kernel, reverse, 2000, experiment.shape, report.num_timesteps
-    )
+    samples = sampling.ancestral(key, experiment.kernel, reverse, 2000, experiment.shape, report.num_timesteps)
     return plots.points(np.asarray(source.standardization.invert(samples)))
 
 

@@ -242,7 +242,10 @@ def forward_edge(
         edge: Normal | FullNormal = forward(schedule, x_t, jnp.ones_like(t))
         if isinstance(p, FullNormal):
             edge = as_full(edge)
-        return jax.tree.map(lambda e, o: jnp.where((t == 1).reshape((-1,) + (1,) * (o.ndim - 1)), e, o), edge, p)
+        at_edge = t == 1
+        return type(p)(
+            *(jnp.where(at_edge.reshape((-1,) + (1,) * (o.ndim - 1)), e, o) for e, o in zip(edge, p, strict=True))
+        )
 
     return with_edge
 

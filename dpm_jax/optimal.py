@@ -83,10 +83,9 @@ def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reve
 def finite_bits(schedule: Schedule, points: Array, log_weights: Array) -> Reverse:
     """The best factorised q(x_{t-1} | x_t) for bit strings with finitely many values.
 
-    The marginals of x_0 given x_t, by enumeration, mixed into the posteriors bit by bit
-    would lose what the other bits say of x_{t-1}'s own; a bit's posterior depends on its
-    own x_0 alone, so nothing is lost: the marginals are exact, and of all factorised
-    steps the one with the true marginals has the least KL.
+    A bit's posterior depends on its own x_0 alone, so the marginals of x_{t-1} follow from
+    those of x_0 given x_t, which are had by enumeration; and of all factorised steps the
+    one with the true marginals has the least KL.
 
     Args:
       schedule: of T steps.

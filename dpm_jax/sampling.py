@@ -82,7 +82,8 @@ def ancestral(
         return draw(_keys(key, num))
     num_chunks = -(-num // chunk_size)
     keys = _keys(key, num_chunks * chunk_size).reshape(num_chunks, chunk_size)
-    return jax.lax.map(draw, keys).reshape(-1, *shape)[:num]
+    chunks: Array = jax.lax.map(draw, keys)
+    return chunks.reshape(-1, *shape)[:num]
 
 
 def ancestral_trajectory(

@@ -37,7 +37,7 @@ def load(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} has shape {loaded.shape}; vectors need [N, d] with N >= 2")
     if not (np.issubdtype(loaded.dtype, np.number) or loaded.dtype == bool) or np.iscomplexobj(loaded):
         raise ValueError(f"{path} holds {loaded.dtype}; real numbers are needed")
-    data = loaded.astype(np.float32)
+    data: np.ndarray = loaded.astype(np.float32)
     bad = ~np.isfinite(data).all(axis=1)
     if bad.any():
         raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")

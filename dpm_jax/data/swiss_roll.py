@@ -95,7 +95,8 @@ def log_prob(x: Array, noise: float, nodes: Quadrature) -> Array:
         z = ((point - nodes.high) - nodes.low) / noise
         return jax.nn.logsumexp(nodes.log_weight - 0.5 * (z**2).sum(-1))
 
-    return jax.lax.map(one, x, batch_size=min(64, x.shape[0])) - math.log(2 * math.pi * noise**2)
+    integral: Array = jax.lax.map(one, x, batch_size=min(64, x.shape[0]))
+    return integral - math.log(2 * math.pi * noise**2)
 
 
 def mean_log_prob(noise: float, nodes: Quadrature) -> Array:

@@ -80,11 +80,10 @@ def _concatenated_bound(
 
     num_chunks = -(-len(x_0) // _CHUNK)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = [chunk_bound(jax.random.fold_in(key, i), params, chunk) for i, chunk in enumerate(chunks)]
-    whole = bound.Bound(*(np.concatenate([getattr(part, name) for part in parts]) for name in bound.Bound._fields))
-    sizes = [len(chunk) / len(x_0) for chunk in chunks]
-    per_step = sum(size * np.asarray(part.kl_per_step, np.float64) for size, part in zip(sizes, parts, strict=True))
-    return whole, per_step
+    parts = [chunk_bound(jax.random.fold_in(key, i), params, jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
+    return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
 
 
 def _ceiling(experiment: Experiment, schedule: Schedule, source: Source, key: Array, x_0: Array) -> float | None:

@@ -45,7 +45,9 @@ class TimeMLP(nn.Module):
             h = jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
         for width in self.features:
             h = nn.Dense(width)(h)
-            scale, shift = jnp.split(nn.Dense(2 * width, use_bias=False, kernel_init=nn.initializers.zeros)(bumps), 2, -1)
+            scale, shift = jnp.split(
+                nn.Dense(2 * width, use_bias=False, kernel_init=nn.initializers.zeros)(bumps), 2, -1
+            )
             h = nn.silu(h * (1 + scale) + shift)
         return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros)(h)
 

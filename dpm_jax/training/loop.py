@@ -19,6 +19,7 @@ from dpm_jax.units import bits
 
 __all__ = ["load_params", "train"]
 
+
 def train(
     experiment: Experiment,
     draw: Callable[[Array, int], Array],
@@ -55,7 +56,9 @@ def train(
                 if (failed_at := int(progress.failed_at)) >= 0:
                     kept = checkpoints.latest()
                     where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
-                    raise UserError(f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate")
+                    raise UserError(
+                        f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate"
+                    )
                 step += num
                 loss = float(bits(progress.loss))
                 rate = num / (time.perf_counter() - started)

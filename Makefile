@@ -1,0 +1,34 @@
+# Both targets make their own virtual environment; a fresh machine needs only python3 (3.11 to 3.13) and make.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/python train.py
+
+test: lint $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.sampler
+	$(VENV)/bin/python -m benchmarks.memory
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,111 @@
+"""Configs: every shipped one is valid, and every wrong one is refused in one line."""
+
+import importlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from dpm_jax import config as config_lib
+from dpm_jax import experiment
+from dpm_jax.errors import UserError
+
+SHIPPED = ["swiss_roll", "swiss_roll_paper", "heartbeat", "heartbeat_paper"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_build(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    source = experiment.open_source(config)
+    experiment.build(config, source.shape)
+    assert "Paper:" in module.__doc__
+    assert "Command:" in module.__doc__
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("num_timesteps", 0, "config.num_timesteps: must lie in [1, inf), got 0"),
+        ("num_timesteps", -5, "config.num_timesteps"),
+        ("kernel", "gausian", "did you mean gaussian?"),
+        ("schedule.name", "quadratic", "must be one of geometric, erase, linear, cosine"),
+        ("schedule.geometric.beta_1", 1.5, "beta_1 must lie in (0, 1), got 1.5"),
+        ("schedule.geometric.beta_1", -1e-3, "beta_1 must lie in (0, 1)"),
+        ("data.swiss_roll.noise", 0.0, "config.data.swiss_roll.noise"),
+        ("optimizer.b2", 1.0, "[0, 1)"),
+        ("train.batch_size", 1, "config.train.batch_size"),
+        ("train.steps", -1, "config.train.steps"),
+        ("network.time_mlp.features", (64, 0), "positive widths"),
+        ("kernel", "binomial", "needs bits"),
+        ("data.name", "file", "config.data.file.path"),
+        ("data.heartbeat.period", 21, "at most the length 20"),
+    ],
+)
+def test_values_out_of_range_are_refused(field, value, words):
+    config = config_lib.default()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        experiment.build(config, (2,))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule.name": "linear", "schedule.linear.beta_final": 1.2}, "beta_final must lie in (0, 1), got 1.2"),
+        ({"schedule.name": "erase"}, "raise alpha_bar_final"),
+        ({"reverse.covariance": "full", "reverse.parameterization": "perturbation"}, "config.reverse.covariance"),
+        ({"kernel": "binomial", "data.name": "heartbeat", "schedule.learned": True}, "not differentiable"),
+        ({"kernel": "binomial", "data.name": "heartbeat", "reverse.covariance": "full"}, "gaussian"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused(changes, words):
+    config = config_lib.default()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        experiment.build(config, (2,))
+    assert words in str(error.value)
+
+
+def test_types_are_checked():
+    tree = config_lib.default().to_dict()
+    tree["train"]["steps"] = "many"
+    with pytest.raises(UserError, match=r"config\.train\.steps: must be int, got 'many'"):
+        config_lib.check(ConfigDict(tree))
+
+
+def test_unknown_and_missing_fields_are_named():
+    assert config_lib.nearest_field("train.steps") is None
+    assert "config.train.steps" in config_lib.nearest_field("train.stepz")
+    assert "config.num_timesteps" in config_lib.nearest_field("num_timestep")
+    assert "config.optimizer.learning_rate" in config_lib.nearest_field("learning_rate")
+    assert "no such field" in config_lib.nearest_field("xyzzy")
+    tree = config_lib.default().to_dict()
+    del tree["seed"]
+    with pytest.raises(UserError, match=r"config\.seed: missing"):
+        config_lib.check(ConfigDict(tree))
+    tree = config_lib.default().to_dict()
+    tree["train"]["step"] = 3
+    with pytest.raises(UserError, match=r"config\.train\.step: no such field; did you mean config\.train\.steps"):
+        config_lib.check(ConfigDict(tree))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_configs_survive_saving(name, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config_lib.save(config, tmp_path / "config.json")
+    loaded = config_lib.load(tmp_path / "config.json")
+    assert config_lib.differences(config, loaded) == []
+    loaded.train.steps = 7
+    assert config_lib.differences(config, loaded) == []
+    loaded.num_timesteps = 7
+    assert config_lib.differences(config, loaded) == [f"num_timesteps: {config.num_timesteps}, now 7"]
+
+
+def test_damaged_and_missing_config_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="not a workdir"):
+        config_lib.load(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        config_lib.load(tmp_path / "config.json")

@@ -1,0 +1,85 @@
+"""The floors of the house: what may import what, and that the maths needs jax and numpy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dpm_jax"
+
+FLOORS = {
+    "errors": 0,
+    "shapes": 0,
+    "units": 0,
+    "schedules": 1,
+    "gaussian": 1,
+    "binomial": 1,
+    "models": 1,
+    "data": 1,
+    "types": 1,
+    "timesteps": 2,
+    "bound": 2,
+    "sampling": 2,
+    "optimal": 2,
+    "config": 3,
+    "experiment": 3,
+    "workdir": 3,
+    "training": 3,
+    "evaluation": 3,
+    "plots": 3,
+    "figures": 3,
+    "cli": 4,
+}
+MATHS = [name for name, floor in FLOORS.items() if floor <= 2 and name not in ("models", "data")]
+
+
+def imported_modules(path):
+    """Names of our own modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "dpm_jax":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dpm_jax."):
+            yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if name == "__init__":
+        return
+    for imported in imported_modules(path):
+        assert FLOORS[imported] <= FLOORS[name], f"{name} imports {imported} from above"
+
+
+def test_the_maths_imports_with_jax_and_numpy_alone():
+    script = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"flax", "optax", "orbax", "ml_collections", "absl", "matplotlib", "tensorboardX",
+                                  "tqdm", "chex", "tensorflow_datasets", "grain", "PIL"}}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+import dpm_jax
+for name in {MATHS!r}:
+    __import__("dpm_jax." + name)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_every_public_name_has_a_docstring():
+    import importlib
+
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = importlib.import_module(name)
+        assert module.__doc__, name
+        for public in getattr(module, "__all__", ()):
+            value = getattr(module, public)
+            if callable(value) and getattr(value, "__module__", "").startswith("dpm_jax"):
+                assert value.__doc__, f"{name}.{public}"

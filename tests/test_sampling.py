@@ -1,0 +1,88 @@
+"""Ancestral sampling: the right law, the same samples however they are cut up, and memory."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import binomial, gaussian, optimal, sampling, schedules
+from dpm_jax.data import heartbeat
+
+KEY = jax.random.key(0)
+MEAN = jnp.array([0.3, -0.2])
+COVARIANCE = jnp.array([[1.4, 0.5], [0.5, 0.6]])
+
+
+def normal_chain(T):
+    schedule = schedules.geometric(T, beta_1=1e-3)
+    return gaussian.forward_edge(schedule, optimal.normal(schedule, MEAN, COVARIANCE))
+
+
+def test_optimal_chain_samples_the_data():
+    n = 50_000
+    x = jax.jit(lambda k: sampling.ancestral(k, gaussian, normal_chain(60), n, (2,), 60))(KEY)
+    chex.assert_shape(x, (n, 2))
+    chex.assert_type(x, jnp.float32)
+    sd = np.sqrt(np.diagonal(COVARIANCE))
+    assert (np.abs(np.asarray(x.mean(0) - MEAN)) < 5 * sd / np.sqrt(n)).all()
+    np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=0.04)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 100, 1000])
+def test_chunks_give_the_same_samples(chunk_size):
+    reverse = normal_chain(10)
+    whole = sampling.ancestral(KEY, gaussian, reverse, 100, (2,), 10)
+    cut = sampling.ancestral(KEY, gaussian, reverse, 100, (2,), 10, chunk_size=chunk_size)
+    np.testing.assert_allclose(cut, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_larger_batch_begins_with_the_smaller_one():
+    reverse = normal_chain(10)
+    few = sampling.ancestral(KEY, gaussian, reverse, 5, (2,), 10)
+    np.testing.assert_allclose(sampling.ancestral(KEY, gaussian, reverse, 50, (2,), 10)[:5], few, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("T", "every"), [(1, 1), (10, 1), (10, 3), (10, 10), (10, 50), (1000, 250)])
+def test_trajectory_ends_in_the_same_samples(T, every):
+    reverse = normal_chain(T)
+    whole = sampling.ancestral(KEY, gaussian, reverse, 20, (2,), T)
+    kept = sampling.ancestral_trajectory(KEY, gaussian, reverse, 20, (2,), T, keep_every=every)
+    assert list(np.asarray(kept.t)) == sorted({T, *range(0, T, every)}, reverse=True)
+    assert kept.x.shape == (len(kept.t), 20, 2)
+    np.testing.assert_allclose(kept.x[-1], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_trajectory_keeps_the_states_of_the_full_one():
+    reverse = normal_chain(10)
+    full = sampling.ancestral_trajectory(KEY, gaussian, reverse, 4, (2,), 10)
+    some = sampling.ancestral_trajectory(KEY, gaussian, reverse, 4, (2,), 10, keep_every=4)
+    for t, x in zip(some.t, some.x, strict=True):
+        np.testing.assert_allclose(x, full.x[10 - int(t)], rtol=1e-5, atol=1e-6)
+
+
+def test_keep_every_is_checked():
+    with pytest.raises(ValueError, match="keep_every"):
+        sampling.ancestral_trajectory(KEY, gaussian, normal_chain(4), 2, (2,), 4, keep_every=0)
+
+
+def test_optimal_chain_samples_heartbeats_of_every_phase():
+    values = heartbeat.sequences(20, 5)
+    schedule = schedules.erase(200, beta_1=1e-6)
+    reverse = binomial.forward_edge(schedule, optimal.finite_bits(schedule, values, jnp.full(5, -jnp.log(5.0))))
+    x = jax.jit(lambda k: sampling.ancestral(k, binomial, reverse, 2000, (20,), 200))(KEY)
+    matches = np.asarray((x[:, None] == values).all(-1))
+    assert matches.any(1).mean() > 0.95
+    # T = 200 loses some to the factorised step; phases are still uniform.
+    counts = matches.sum(0)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 23.5  # chi-square, 4 degrees, 1e-4
+
+
+def test_memory_does_not_grow_with_the_number_of_steps():
+    def temporaries(T):
+        schedule = schedules.geometric(T)
+        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
+        compiled = jax.jit(lambda k: sampling.ancestral(k, gaussian, reverse, 64, (32,), T)).lower(KEY).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(2000) <= 1.1 * temporaries(20) + 5 * 4 * 2001

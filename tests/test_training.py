@@ -1,0 +1,216 @@
+"""The train step: what it computes, that it is one program, and that it goes on exactly where it stopped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import config as config_lib
+from dpm_jax import experiment
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import report
+from dpm_jax.training import loop, step
+from dpm_jax.training.checkpoints import Checkpoints
+from dpm_jax.training.metrics import MetricsWriter, read
+
+
+def small(**changes):
+    config = config_lib.default()
+    config.update_from_flattened_dict(
+        {
+            "num_timesteps": 10,
+            "data.swiss_roll.noise": 0.1,
+            "schedule.geometric.beta_1": 1e-3,
+            "network.time_mlp.features": (16,),
+            "network.time_mlp.num_frequencies": 4,
+            "train.steps": 60,
+            "train.batch_size": 64,
+            "train.log_every": 20,
+            "train.checkpoint_every": 40,
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+    )
+    source = experiment.open_source(config)
+    return experiment.build(config, source.shape), source
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_many_steps_in_one_dispatch_are_the_steps_one_by_one():
+    built, source = small()
+    run = step.make_run_steps(built, source.sample)
+    together, _ = run(step.init(built), 12)
+    apart = step.init(built)
+    for num in (1, 4, 7):
+        apart, _ = run(apart, num)
+    same(together, apart)
+    assert int(together.step) == 12
+    assert run._cache_size() == 1
+
+
+def test_a_dispatch_is_the_plain_train_step():
+    built, source = small()
+    state = step.init(built)
+    key = jax.random.split(jax.random.key(built.config.seed))[1]
+    losses = []
+    for i in range(3):
+        data_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+        state, loss, _ = step.train_step(built, state, noise_key, source.sample(data_key, 64))
+        losses.append(float(loss))
+    dispatched, progress = step.make_run_steps(built, source.sample)(step.init(built), 3)
+    np.testing.assert_allclose(progress.loss, np.mean(losses), rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), dispatched.params, state.params)
+
+
+def test_average_is_corrected_for_its_start():
+    built, source = small(optimizer__ema_decay=0.9)
+    state = step.init(built)
+    same(step.averaged_params(built, state), state.params)
+    run = step.make_run_steps(built, source.sample)
+    history = []
+    for _ in range(4):
+        state, _ = run(state, 1)
+        history.append(jax.tree.map(np.array, state.params))
+    weights = 0.9 ** np.arange(3, -1, -1)
+    weights /= weights.sum()
+    expected = jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *history)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        step.averaged_params(built, state),
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reverse__covariance": "full"},
+        {"reverse__parameterization": "perturbation", "network__name": "rbf", "schedule__learned": True},
+        {"schedule__name": "cosine", "edge": "decoder", "train__time_sampler": "antithetic"},
+        {"schedule__name": "linear", "num_timesteps": 1000, "train__time_sampler": "uniform"},
+        {"num_timesteps": 1},
+        {
+            "kernel": "binomial",
+            "data__name": "heartbeat",
+            "schedule__name": "erase",
+            "network__name": "sigmoid_mlp",
+        },
+    ],
+)
+def test_every_kind_of_model_learns(changes):
+    built, source = small(**changes)
+    run = step.make_run_steps(built, source.sample)
+    key = jax.random.key(5)
+    before = report.evaluate(key, built, step.init(built).params, source, 500, 0)
+    state, progress = run(step.init(built), 60)
+    assert int(progress.failed_at) == -1
+    after = report.evaluate(key, built, state.params, source, 500, 60)
+    assert np.isfinite(after.bound_bits)
+    if built.config.num_timesteps > 1:
+        assert after.bound_bits > before.bound_bits
+        assert after.bound_bits < after.limit_bits + 4 * np.hypot(after.gap_stderr_bits, after.bound_stderr_bits)
+
+
+def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
+    built, source = small(schedule__learned=True)
+    start = built.model(step.init(built).params).schedule
+    state, _ = step.make_run_steps(built, source.sample)(step.init(built), 60)
+    end = built.model(state.params).schedule
+    assert float(jnp.abs(end.log_nsr[2:-1] - start.log_nsr[2:-1]).max()) > 1e-2
+    np.testing.assert_allclose(end.beta[1], start.beta[1], rtol=1e-6)
+    np.testing.assert_allclose(end.log_nsr[-1], start.log_nsr[-1], rtol=1e-5)
+
+
+def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
+    built, source = small()
+    whole = loop.train(built, source.sample, tmp_path / "whole")
+    first, _ = small(train__steps=60)
+    # Stop at step 40 as a kill would: the checkpoint of step 40 is the last thing written.
+    state, _ = step.make_run_steps(first, source.sample)(step.init(first), 40)
+    with Checkpoints(tmp_path / "cut") as checkpoints:
+        checkpoints.save(40, state)
+    said = []
+    resumed = loop.train(built, source.sample, tmp_path / "cut", said.append)
+    assert "going on from step 40" in said[0]
+    same(whole, resumed)
+    assert [line["step"] for line in read(tmp_path / "cut" / "metrics.jsonl")] == [60]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    built, source = small()
+    first = loop.train(built, source.sample, tmp_path)
+    again = loop.train(built, source.sample, tmp_path)
+    same(first, again)
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
+    same(loop.load_params(built, tmp_path)[1], first)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):
+    built, source = small()
+
+    def poisoned(key, num):
+        # NaN from the 51st batch on: the learning rate schedule's count is not visible here, so by the key's data.
+        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.sample(key, num))
+
+    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
+    bad = jnp.stack([jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, 50))[0])[0]])
+    with pytest.raises(UserError, match=r"not finite at step 51; the checkpoint of step 40 is kept"):
+        loop.train(built, poisoned, tmp_path)
+    assert loop.load_params(built, tmp_path)[0] == 40
+
+
+def test_only_the_newest_two_checkpoints_are_kept(tmp_path):
+    built, source = small(train__checkpoint_every=10)
+    loop.train(built, source.sample, tmp_path)
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [50, 60]
+
+
+def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
+    built, source = small()
+    with pytest.raises(UserError, match="no checkpoint"):
+        loop.load_params(built, tmp_path)
+    loop.train(built, source.sample, tmp_path)
+    other, _ = small(network__time_mlp__features=(17,))
+    with pytest.raises(UserError, match="damaged or of another model"):
+        loop.load_params(other, tmp_path)
+    for file in (tmp_path / "checkpoints" / "60").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match="damaged"):
+        loop.load_params(built, tmp_path)
+
+
+def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
+    with MetricsWriter(tmp_path, 0) as metrics:
+        for s in (10, 20, 30):
+            metrics.scalars(s, {"loss_bits": float(s)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    with MetricsWriter(tmp_path, 20) as metrics:
+        metrics.scalars(25, {"loss_bits": 1.0})
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [10, 20, 25]
+
+
+def test_report_is_consistent():
+    built, source = small()
+    result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 300, 0)
+    assert result.bound_bits == pytest.approx(result.edge_bits - result.kl_bits - result.prior_kl_bits, abs=1e-4)
+    assert result.gain_bits == pytest.approx(result.bound_bits - result.null_bits)
+    assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
+    assert len(result.per_step_kl_bits) == 11
+    assert result.limit_bits - result.bound_bits == pytest.approx(result.gap_bits, abs=5 * result.bound_stderr_bits)
+
+
+def test_report_in_chunks_covers_every_example(monkeypatch):
+    built, source = small()
+    params = step.init(built).params
+    monkeypatch.setattr(report, "_CHUNK", 64)
+    cut = report.evaluate(jax.random.key(0), built, params, source, 150, 0)
+    monkeypatch.setattr(report, "_CHUNK", 4096)
+    whole = report.evaluate(jax.random.key(0), built, params, source, 150, 0)
+    assert cut.num_examples == whole.num_examples == 150
+    assert cut.null_bits == pytest.approx(whole.null_bits, rel=1e-5)
+    assert abs(cut.bound_bits - whole.bound_bits) < 4 * (cut.bound_stderr_bits + whole.bound_stderr_bits)
