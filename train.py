@@ -19,9 +19,7 @@ from dpm_jax.evaluation import report
 from dpm_jax.training import loop
 from dpm_jax.training.metrics import MetricsWriter
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parent / "configs" / "swiss_roll.py"), "Config file, Python code of your own trust."
-)
+_CONFIG = cli.config_flag(Path(__file__).parent / "configs" / "swiss_roll.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME_OF_CONFIG if not given.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 

@@ -5,27 +5,44 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags
+from ml_collections import config_flags
 
 from dpm_jax import config as config_lib
 from dpm_jax.errors import UserError
 
-__all__ = ["run"]
+__all__ = ["config_flag", "run"]
+
+
+# What ml_collections and absl raise on a bad flag: the former raises what dictionaries do.
+_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+
+
+def config_flag(default: Path) -> Any:
+    """Define --config, with overrides --config.FIELD=VALUE; they are read here, so a bad one ends the program here."""
+    try:
+        return config_flags.DEFINE_config_file("config", str(default), "Config file: Python code, so use your own.")
+    except _FLAG_ERRORS as error:
+        _refuse_flags(sys.argv, error)
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
-    """Parse flags; a bad one ends the program with one line."""
     try:
         return flags.FLAGS(list(arguments))  # type: ignore[no-any-return]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections raises what dictionaries raise; say which field was meant.
-        for argument in arguments[1:]:
-            field = re.match(r"--?config\.([\w.]+)", argument)
-            if field and (message := config_lib.nearest_field(field[1])):
-                _end(message)
-        _end(str(error).splitlines()[0])
+    except _FLAG_ERRORS as error:
+        _refuse_flags(arguments, error)
+
+
+def _refuse_flags(arguments: Sequence[str], error: Exception) -> NoReturn:
+    """End with one line; where a config field is not known, with the one that was meant."""
+    for argument in arguments[1:]:
+        field = re.match(r"--?config\.([\w.]+)", argument)
+        if field and (message := config_lib.nearest_field(field[1])):
+            _end(message)
+    _end(str(error).splitlines()[0])
 
 
 def _end(message: str) -> NoReturn:

@@ -1,0 +1,207 @@
+"""The three commands as a user runs them: train, kill, resume, evaluate, sample; and every way to be told off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    "--config.num_timesteps=20",
+    "--config.data.swiss_roll.noise=0.1",
+    "--config.schedule.geometric.beta_1=0.001",
+    "--config.network.time_mlp.features=(16,)",
+    "--config.train.batch_size=64",
+    "--config.train.log_every=20",
+    "--config.evaluate.num_examples=500",
+]
+
+
+def run(script, *arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def refused(done, *words):
+    """Exit code 2 and one line on stderr, naming what was wrong."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert lines[-1].startswith("error: ")
+    assert len([line for line in lines if line.startswith("error:")]) == 1
+    for word in words:
+        assert word in lines[-1]
+
+
+def saved_steps(workdir):
+    return [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir trained through a kill: SIGKILL after a checkpoint, then the same command again."""
+    workdir = tmp_path_factory.mktemp("runs") / "roll"
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), f"--workdir={workdir}", *QUICK),
+        *("--config.train.steps=60000", "--config.train.checkpoint_every=200"),
+    ]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 120
+    # What is still being written has a longer name.
+    while not saved_steps(workdir) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    saved = max(saved_steps(workdir))
+    last = saved + 300
+    done = run(
+        "train.py",
+        f"--workdir={workdir}",
+        *QUICK,
+        f"--config.train.steps={last}",
+        "--config.train.checkpoint_every=200",
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on from step {saved} " in done.stdout
+    return workdir, last
+
+
+def test_training_writes_all_that_it_promises(trained):
+    workdir, last = trained
+    for name in ("config.json", "data.json", "metrics.jsonl", "evaluation.json", "figure.png", "evaluation.png"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert list((workdir / "tensorboard").iterdir())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss_bits" in line]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == last
+    assert {"loss_bits", "grad_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
+    assert json.loads((workdir / "config.json").read_text())["num_timesteps"] == 20
+
+
+def test_evaluate(trained):
+    workdir, last = trained
+    done = run("evaluate.py", f"--workdir={workdir}", "--num_examples=300")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert {
+        *("bound_bits", "bound_stderr_bits", "null_bits", "gain_bits", "limit_bits", "gap_bits"),
+        *("gap_stderr_bits", "unit", "num_examples", "num_timesteps", "per_step_kl_bits"),
+    } <= result.keys()
+    assert (result["num_examples"], result["num_timesteps"], result["step"]) == (300, 20, last)
+    assert len(result["per_step_kl_bits"]) == 21
+    assert f"{result['bound_bits']:.4f}" in done.stdout
+    assert result["limit_bits"] == pytest.approx(-2.40, abs=0.01)
+
+
+def test_sample(trained, tmp_path):
+    workdir, _ = trained
+    for chunk, name in ((10_000, "whole"), (13, "cut")):
+        done = run(
+            *("sample.py", f"--workdir={workdir}", "--num_samples=50", f"--out={tmp_path / name}"),
+            *(f"--chunk_size={chunk}", "--gif" if name == "whole" else "--nogif"),
+        )
+        assert done.returncode == 0, done.stderr
+    whole, cut = (np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "cut"))
+    assert whole.shape == (50, 2)
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(whole, cut, rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "whole" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "whole" / "trajectory.gif").read_bytes().startswith(b"GIF8")
+
+
+def test_a_workdir_can_be_moved_and_used_from_anywhere(trained, tmp_path):
+    import shutil
+
+    workdir, _ = trained
+    shutil.copytree(workdir, tmp_path / "moved")
+    done = run("sample.py", "--workdir=moved", "--num_samples=3", "--out=drawn", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "drawn" / "samples.npz")["samples"].shape == (3, 2)
+
+
+def test_bits_end_to_end(tmp_path):
+    done = run(
+        *("train.py", "--config=configs/heartbeat.py", f"--workdir={tmp_path / 'run'}", "--config.num_timesteps=30"),
+        *("--config.train.steps=200", "--config.train.batch_size=64", "--config.evaluate.num_examples=200"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert result["limit_bits"] == pytest.approx(-np.log2(5))
+    assert result["null_bits"] == pytest.approx(-14.438, abs=0.01)
+    assert result["bound_bits"] < result["ceiling_bits"] + 4 * result["bound_stderr_bits"]
+    done = run("sample.py", f"--workdir={tmp_path / 'run'}", "--num_samples=20", "--gif", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) <= {0.0, 1.0}
+
+
+def test_own_data_come_back_in_their_own_units(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "mine.npy", rng.normal([100, -5, 3], [20, 0.1, 1], (2000, 3)))
+    flags = [*QUICK, "--config.data.name=file", "--config.data.file.path=mine.npy", "--config.train.steps=200"]
+    done = run("train.py", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["limit_bits"] is None
+    os.remove(tmp_path / "mine.npy")
+    done = run("sample.py", f"--workdir={tmp_path / 'run'}", "--num_samples=500", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    samples = np.load(tmp_path / "out" / "samples.npz")["samples"]
+    np.testing.assert_allclose(samples.mean(0), [100, -5, 3], atol=0.3 * np.array([20, 0.1, 1]).max())
+    np.testing.assert_allclose(samples.std(0) / [20, 0.1, 1], 1, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.train.stepz=3"], ["config.train.stepz", "did you mean config.train.steps"]),
+        (["--config.num_timesteps=0"], ["config.num_timesteps", "got 0"]),
+        (["--config.train.steps=many"], ["config.train.steps"]),
+        (["--config.schedule.geometric.beta_1=2"], ["beta_1 must lie in (0, 1), got 2"]),
+        (["--config=nowhere.py"], ["nowhere.py"]),
+        (["--wordkir=x"], ["wordkir"]),
+        (["stray"], ["stray"]),
+        (["--config.data.name=file", "--config.data.file.path=nowhere.npy"], ["nowhere.npy"]),
+    ],
+)
+def test_train_refuses(flags, words, tmp_path):
+    refused(run("train.py", f"--workdir={tmp_path / 'run'}", *flags), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_data_with_nan_or_of_a_wrong_shape(tmp_path):
+    np.save(tmp_path / "nan.npy", np.array([[1.0, np.nan], [0.0, 1.0], [2.0, 2.0]]))
+    np.save(tmp_path / "flat.npy", np.zeros(7))
+    for name, words in (("nan.npy", "NaN or infinity"), ("flat.npy", "shape (7,)")):
+        flags = ["--config.data.name=file", f"--config.data.file.path={tmp_path / name}"]
+        refused(run("train.py", f"--workdir={tmp_path / 'run'}", *flags), name, words)
+
+
+def test_a_workdir_of_another_config_is_left_alone(trained):
+    workdir, _ = trained
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    done = run("train.py", f"--workdir={workdir}", *QUICK, "--config.num_timesteps=21")
+    refused(done, "belongs to another config", "num_timesteps: 20, now 21")
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "sample.py"])
+def test_a_folder_that_is_no_workdir_is_refused(script, tmp_path):
+    refused(run(script, f"--workdir={tmp_path}"), "not a workdir")
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
+    flags = [*QUICK, "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_steps=0"]
+    done = run("train.py", f"--workdir={tmp_path / 'run'}", *flags, "--config.train.steps=500")
+    refused(done, "not finite at step", "no checkpoint was made")
+
+
+@pytest.mark.parametrize(("script", "flag"), [("evaluate.py", "--num_examples=1"), ("sample.py", "--num_samples=0")])
+def test_numbers_out_of_range_are_refused(script, flag, trained):
+    refused(run(script, f"--workdir={trained[0]}", flag), flag.split("=")[0])
