@@ -29,9 +29,9 @@ def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
     """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for other vectors."""
-    stderr = report.gap_stderr_bits if report.gap_stderr_bits is not None else report.bound_stderr_bits
-    limit = "" if report.limit_bits is None else f", limit {report.limit_bits:.3f}"
-    title = f"K = {report.bound_bits:.3f} ± {stderr:.3f} {report.unit}{limit}  (T = {report.num_timesteps})"
+    title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
+    if report.limit_bits is not None:
+        title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
     if experiment.config.kernel == "binomial":
         return _bits(key, experiment, params, source, title)
     if experiment.shape == (2,):

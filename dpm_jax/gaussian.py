@@ -44,6 +44,8 @@ __all__ = [
     "kl",
     "log_prob",
     "marginal",
+    "mixed",
+    "mixed_full",
     "null_log_prob",
     "perturbation_reverse",
     "prior",
@@ -178,29 +180,55 @@ def _denoise(schedule: Schedule, x_t: Array, t: Array, perturbation: Array) -> A
     return jnp.sqrt(alpha_bar) * x_t - jnp.sqrt(at(schedule.sigma2, t, x_t) / alpha_bar) * perturbation
 
 
+def mixed(schedule: Schedule, x_0: Array, variance: Array, x_t: Array, t: Array) -> Normal:
+    """Integral of q(x_{t-1} | x_t, x_0) over a normal law of x_0 given x_t, coordinates independent.
+
+        N(b_t E[x_0] + a_t x_t,  v_t + b_t^2 Var[x_0])
+
+    Args:
+      schedule: of T steps.
+      x_0: [B, ...] its mean.
+      variance: broadcasting to [B, ...], its variance.
+      x_t: [B, ...].
+      t: [B] in 1..T.
+    """
+    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
+    return Normal(b * x_0 + a * x_t, posterior_variance + b**2 * variance)
+
+
+def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t: Array) -> FullNormal:
+    """`mixed` for a law of x_0 given x_t with full covariance.
+
+    Args:
+      schedule: of T steps.
+      x_0: [B, d] its mean.
+      covariance: [B, d, d], positive semi-definite; definite at t = 1, where v_t is zero.
+      x_t: [B, d].
+      t: [B] in 1..T.
+    """
+    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
+    total = (b**2)[..., None] * covariance + posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
+    return FullNormal(b * x_0 + a * x_t, _cholesky(total))
+
+
 def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> Normal:
-    """p(x_{t-1} | x_t) = integral of q(x_{t-1} | x_t, x_0) N(x_0; m, s^2) dx_0.
+    """`mixed`, with a law of x_0 given x_t that the network predicts, through the noise.
 
-    The network predicts a normal over x_0, through the noise, and the exact posteriors
-    are mixed by it:
+        eps_hat = sqrt(sigma2_t) x_t + f,   E[x_0] = (x_t - sqrt(sigma2_t) eps_hat) / sqrt(alpha_bar_t)
+        Var[x_0] = sigma2_t exp(c)
 
-        eps_hat = sqrt(sigma2_t) x_t + f,   m = (x_t - sqrt(sigma2_t) eps_hat) / sqrt(alpha_bar_t)
-        s^2     = sigma2_t exp(c)
-        p       = N(b_t m + a_t x_t,  v_t + b_t^2 s^2).
-
-    Zero outputs are exact for standard normal data; the variance is never below v_t,
-    as that of the optimal reverse step never is.
+    Zero outputs are exact for standard normal data; the variance of x_{t-1} is never below
+    v_t, as that of the optimal reverse step never is.
 
     Args:
       schedule: of T steps; nu_T finite.
-      x_t: [B, ..., c].
+      x_t: [B, ..., k].
       t: [B] in 1..T.
-      outputs: [B, ..., 2 c], f then c.
+      outputs: [B, ..., 2 k], f then c.
     """
-    f, log_s2 = jnp.split(outputs, 2, axis=-1)
-    a, b, variance = _posterior_coefficients(schedule, t, x_t)
-    mean = b * _denoise(schedule, x_t, t, f) + a * x_t
-    return Normal(mean, variance + b**2 * at(schedule.sigma2, t, x_t) * jnp.exp(log_s2))
+    f, log_variance = jnp.split(outputs, 2, axis=-1)
+    variance = at(schedule.sigma2, t, x_t) * jnp.exp(log_variance)
+    return mixed(schedule, _denoise(schedule, x_t, t, f), variance, x_t, t)
 
 
 def denoised_full_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> FullNormal:
@@ -213,18 +241,16 @@ def denoised_full_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Arr
       schedule: of T steps; nu_T finite.
       x_t: [B, d].
       t: [B] in 1..T.
-      outputs: [B, d + d (d + 1) / 2]: f, then the log-diagonal of L L^T's factor
-        doubled (exp(c / 2) = L_ii), then L's entries below the diagonal, row by row.
+      outputs: [B, d + d (d + 1) / 2]: f; then c, with L_ii = exp(c_i / 2); then L's
+        entries below the diagonal, row by row.
     """
     dim = x_t.shape[-1]
-    f, log_diagonal, below = jnp.split(outputs, [dim, 2 * dim], axis=-1)
+    f, log_variance, below = jnp.split(outputs, [dim, 2 * dim], axis=-1)
     rows, columns = jnp.tril_indices(dim, -1)
-    factor = jnp.exp(0.5 * log_diagonal)[..., None] * jnp.eye(dim)
+    factor = jnp.exp(0.5 * log_variance)[..., None] * jnp.eye(dim)
     factor = factor.at[..., rows, columns].set(below)
-    a, b, variance = _posterior_coefficients(schedule, t, x_t)
-    mean = b * _denoise(schedule, x_t, t, f) + a * x_t
-    added = (b**2 * at(schedule.sigma2, t, x_t))[..., None] * (factor @ factor.mT)
-    return FullNormal(mean, _cholesky(added + variance[..., None] * jnp.eye(dim)))
+    covariance = at(schedule.sigma2, t, factor) * (factor @ factor.mT)
+    return mixed_full(schedule, _denoise(schedule, x_t, t, f), covariance, x_t, t)
 
 
 def forward_edge(

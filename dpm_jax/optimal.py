@@ -45,18 +45,9 @@ def normal(schedule: Schedule, mean: Array, covariance: Array) -> Reverse:
         innovation = (x_t / jnp.sqrt(alpha_bar) - mean) @ vectors
         x_0 = mean + (values / (values + ratio) * innovation) @ vectors.T
         spread = vectors * s2[:, None, :] @ vectors.T
-        return _mixed(schedule, x_0, spread, x_t, t)
+        return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
     return reverse
-
-
-def _mixed(schedule: Schedule, x_0: Array, spread: Array, x_t: Array, t: Array) -> gaussian.FullNormal:
-    """Moments of q(x_{t-1} | x_t, x_0) when x_0 has mean [B, d] and covariance `spread` [B, d, d]."""
-    posterior = gaussian.q_posterior(schedule, x_0, x_t, t)
-    step = at(schedule.log_nsr_step, t, spread)
-    gain2 = at(schedule.alpha_bar, t - 1, spread) * jnp.expm1(-step) ** 2
-    covariance = gain2 * spread + posterior.variance[..., None] * jnp.eye(x_t.shape[-1])
-    return gaussian.FullNormal(posterior.mean, jnp.linalg.cholesky(covariance))
 
 
 def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reverse:
@@ -75,7 +66,7 @@ def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reve
         x_0 = weights @ points
         around = points - x_0[:, None]
         spread = jnp.einsum("bn,bni,bnj->bij", weights, around, around)
-        return _mixed(schedule, x_0, spread, x_t, t)
+        return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
     return reverse
 

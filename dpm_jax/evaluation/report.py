@@ -14,7 +14,7 @@ from jax import Array
 from dpm_jax import bound, optimal
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
+from dpm_jax.experiment import Experiment, Model, Params
 from dpm_jax.schedules import Schedule
 from dpm_jax.units import bits
 
@@ -35,8 +35,8 @@ class Report(NamedTuple):
       gap_bits: limit minus K, as the mean of log p(x) - K(x) over the same examples, so that
         it is sharper than the difference of the two lines above; None if unknown.
       gap_stderr_bits: its standard error.
-      ceiling_bits: K of the best reverse function of this form at this T and schedule,
-        where it can be enumerated; None elsewhere.
+      ceiling_bits: K of the best reverse function of this form at this T and schedule, on the
+        same examples and noise, where it can be enumerated; None elsewhere.
       edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
       entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
         H_q(X_T | X_0), H_p(X_T), the edge entropies of equation 14.
@@ -68,34 +68,31 @@ class Report(NamedTuple):
     per_step_kl_bits: list[float]
 
 
-def _concatenated_bound(
-    key: Array, experiment: Experiment, params: Params, x_0: Array
-) -> tuple[bound.Bound, np.ndarray]:
+def _in_chunks(key: Array, experiment: Experiment, model: Model, x_0: Array) -> tuple[bound.Bound, np.ndarray]:
     """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples."""
 
     @jax.jit
-    def chunk_bound(key: Array, params: Params, chunk: Array) -> bound.Bound:
-        schedule, reverse = experiment.model(params)
-        return bound.evaluate(key, experiment.kernel, schedule, reverse, chunk, edge=experiment.edge)
+    def chunk_bound(key: Array, chunk: Array) -> bound.Bound:
+        return bound.evaluate(key, experiment.kernel, *model, chunk, edge=experiment.edge)
 
     num_chunks = -(-len(x_0) // _CHUNK)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = [chunk_bound(jax.random.fold_in(key, i), params, jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
+    parts = [chunk_bound(jax.random.fold_in(key, i), jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
     return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
 
 
-def _ceiling(experiment: Experiment, schedule: Schedule, source: Source, key: Array, x_0: Array) -> float | None:
-    """K in nats of the best factorised reverse function, for bits with few values."""
+def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Source, x_0: Array) -> float | None:
+    """K in nats of the best factorised reverse function, for bits with few values; same noise as the model's K."""
     if source.support is None:
         return None
     values = source.support
     reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
     if experiment.edge == "forward":
         reverse = experiment.kernel.forward_edge(schedule, reverse)
-    best = jax.jit(lambda x: bound.evaluate(key, experiment.kernel, schedule, reverse, x, edge=experiment.edge).k)
-    return float(jnp.mean(best(x_0[:_CHUNK])))
+    best, _ = _in_chunks(key, experiment, Model(schedule, reverse), x_0)
+    return float(np.mean(np.asarray(best.k, np.float64)))
 
 
 def evaluate(
@@ -114,19 +111,20 @@ def evaluate(
     Raises:
       UserError: if fewer than 2 examples are held out.
     """
-    data_key, noise_key, ceiling_key = jax.random.split(key, 3)
+    data_key, noise_key = jax.random.split(key)
     if source.num_held_out is not None:
         num_examples = min(num_examples, source.num_held_out)
     if num_examples < 2:
         raise UserError(f"--num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
     x_0 = source.held_out(data_key, num_examples)
-    result, per_step = _concatenated_bound(noise_key, experiment, params, x_0)
+    model = experiment.model(params)
+    result, per_step = _in_chunks(noise_key, experiment, model, x_0)
     null = float(bits(jnp.mean(experiment.kernel.null_log_prob(x_0))))
     k = bits(np.asarray(result.k, np.float64))
     gap = None
     if source.log_prob is not None:
         gap = bits(np.asarray(jax.jit(source.log_prob)(x_0), np.float64)) - k
-    ceiling = _ceiling(experiment, experiment.model(params).schedule, source, ceiling_key, x_0)
+    ceiling = _ceiling(noise_key, experiment, model.schedule, source, x_0)
 
     def mean_bits(values: Array) -> float:
         return float(bits(np.mean(np.asarray(values, np.float64))))

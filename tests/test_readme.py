@@ -1,0 +1,27 @@
+"""The README's code runs and says what the README says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_example_runs_and_reaches_the_limit_it_states():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(code, names)
+    limit = -np.log2(2 * np.pi * np.e * 0.25)
+    assert f"{limit:.3f}" in code
+    k = names["k"]
+    mean, stderr = (float(value) / np.log(2) for value in k)
+    assert abs(mean - limit) < 4 * stderr < 0.15
+    assert names["x"].shape == (1000, 2)
+    assert abs(float(names["x"].std()) - 0.5) < 0.05
+
+
+def test_files_it_names_are_there():
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (root / name).exists(), name
