@@ -38,8 +38,10 @@ __all__ = [
     "kl",
     "log_prob",
     "marginal",
+    "noise",
     "null_log_prob",
     "perturbation_reverse",
+    "place",
     "prior",
     "q_posterior",
     "q_sample",
@@ -149,21 +151,26 @@ def perturbation_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Arra
 def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> Bernoulli:
     """p(x_{t-1} | x_t) = sum over x_0 of q(x_{t-1} | x_t, x_0) m(x_0), bit by bit.
 
-    The network predicts the marginals m of x_0 given x_t, and the exact posteriors are
-    mixed by them, in log space. At t = 1 the answer is m itself.
+    The network predicts the marginals m of x_0 given x_t, and the exact posteriors, of
+    logits A + C and A - C, are mixed by them. With l = logit m, A = 2 atanh(1 - beta_t) s_t
+    and C = 2 atanh(alpha_bar_{t-1}), the mixture's logit is
+
+        l + h + softplus(-(v + C)) - softplus(v - C),
+        h = softplus(A - C) - softplus(-A - C),   v = l + h - A,
+
+    which stays finite where C is not: at t = 1 it is l itself.
 
     Args:
       schedule: of T steps.
       x_t: [B, ...].
       t: [B] in 1..T.
-      outputs: [B, ...] logits of m.
+      outputs: [B, ...] l, the logits of m.
     """
-    if_one = q_posterior(schedule, jnp.ones_like(x_t), x_t, t).logits
-    if_zero = q_posterior(schedule, jnp.zeros_like(x_t), x_t, t).logits
-    log_m, log_rest = log_sigmoid(outputs), log_sigmoid(-outputs)
-    log_one = jnp.logaddexp(log_m + log_sigmoid(if_one), log_rest + log_sigmoid(if_zero))
-    log_zero = jnp.logaddexp(log_m + log_sigmoid(-if_one), log_rest + log_sigmoid(-if_zero))
-    return Bernoulli(log_one - log_zero)
+    step, start = _step_strength(schedule, t, x_t), _marginal_strength(schedule, t - 1, x_t)
+    # h is odd in A, so that it is needed once an example and not once a bit.
+    h = _signed(softplus(step - start) - softplus(-step - start), x_t)
+    v = outputs + h - _signed(step, x_t)
+    return Bernoulli(outputs + h + softplus(-(v + start)) - softplus(v - start))
 
 
 def forward_edge(
@@ -187,10 +194,22 @@ def forward_edge(
 # --- Laws: sampling, densities, entropies, the KL divergence of equation 14 ---
 
 
+def noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """What `place` makes samples of: 32 random bits a bit, uint32."""
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
+def place(p: Bernoulli, noise: Array) -> Array:
+    """The sample of p that this noise stands for, [B, ...], 0.0 or 1.0 in float32."""
+    # The rarer value, against all 32 random bits: float32 uniforms know no rate below 1e-7.
+    rare = jax.nn.sigmoid(-jnp.abs(p.logits)) * 2.0**32
+    happens = noise < rare.astype(jnp.uint32)
+    return jnp.where(p.logits > 0, ~happens, happens).astype(jnp.float32)
+
+
 def sample(key: Array, p: Bernoulli) -> Array:
     """A draw of p's shape, [B, ...], 0.0 or 1.0 in float32."""
-    # A logistic variate against the logit, so that rates below float32's 1e-7 still occur.
-    return (jax.random.logistic(key, p.logits.shape) < p.logits).astype(jnp.float32)
+    return place(p, noise(key, p.logits.shape))
 
 
 def log_prob(p: Bernoulli, x: Array) -> Array:

@@ -46,8 +46,10 @@ __all__ = [
     "marginal",
     "mixed",
     "mixed_full",
+    "noise",
     "null_log_prob",
     "perturbation_reverse",
+    "place",
     "prior",
     "q_posterior",
     "q_sample",
@@ -246,10 +248,13 @@ def denoised_full_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Arr
     """
     dim = x_t.shape[-1]
     f, log_variance, below = jnp.split(outputs, [dim, 2 * dim], axis=-1)
-    rows, columns = jnp.tril_indices(dim, -1)
-    factor = jnp.exp(0.5 * log_variance)[..., None] * jnp.eye(dim)
-    factor = factor.at[..., rows, columns].set(below)
-    covariance = at(schedule.sigma2, t, factor) * (factor @ factor.mT)
+    scale = jnp.exp(0.5 * log_variance)
+    # Entry by entry: scatters and batched products of tiny matrices cost more than the network.
+    entries = iter(jnp.moveaxis(below, -1, 0))
+    low = [[scale[..., i] if i == j else next(entries) for j in range(i + 1)] for i in range(dim)]
+    zero = jnp.zeros_like(scale[..., 0])
+    rows = [[sum((a * b for a, b in zip(low[i], low[j], strict=False)), zero) for j in range(dim)] for i in range(dim)]
+    covariance = at(schedule.sigma2, t, x_t)[..., None] * _matrix(rows)
     return mixed_full(schedule, _denoise(schedule, x_t, t, f), covariance, x_t, t)
 
 
@@ -279,6 +284,11 @@ def forward_edge(
 # --- Laws: sampling, densities, entropies, the KL divergence of equation 14 ---
 
 
+def _matrix(rows: list[list[Array]]) -> Array:
+    """[..., d, d] from its entries, each [...]."""
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
 def _cholesky(covariance: Array) -> Array:
     """Lower Cholesky factor of [..., d, d], unrolled over d.
 
@@ -291,7 +301,7 @@ def _cholesky(covariance: Array) -> Array:
         for j in range(i + 1):
             rest = covariance[..., i, j] - sum((low[i][k] * low[j][k] for k in range(j)), 0.0)
             low[i][j] = jnp.sqrt(rest) if i == j else rest / low[j][j]
-    return jnp.stack([jnp.stack(row, axis=-1) for row in low], axis=-2)
+    return _matrix(low)
 
 
 def _solve_lower(tril: Array, b: Array) -> Array:
@@ -309,12 +319,23 @@ def as_full(p: Normal | FullNormal) -> FullNormal:
     return FullNormal(p.mean, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1]))
 
 
-def sample(key: Array, p: Normal | FullNormal) -> Array:
-    """A draw of p's shape, [B, ...], mean + scale * noise, the noise a function of key alone."""
-    noise = jax.random.normal(key, p.mean.shape, p.mean.dtype)
+def noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """What `place` makes samples of: standard normal, float32."""
+    return jax.random.normal(key, shape, jnp.float32)
+
+
+def place(p: Normal | FullNormal, noise: Array) -> Array:
+    """mean + scale * noise: the sample of p that this noise stands for, [B, ...]."""
     if isinstance(p, FullNormal):
-        return p.mean + (p.scale_tril * noise[..., None, :]).sum(-1)
+        tril, dim = p.scale_tril, p.mean.shape[-1]
+        spread = [sum(tril[..., i, j] * noise[..., j] for j in range(i + 1)) for i in range(dim)]
+        return p.mean + jnp.stack(spread, axis=-1)
     return p.mean + jnp.sqrt(p.variance) * noise
+
+
+def sample(key: Array, p: Normal | FullNormal) -> Array:
+    """A draw of p's shape, [B, ...]; differentiable in p, the noise being a function of key alone."""
+    return place(p, noise(key, p.mean.shape))
 
 
 def log_prob(p: Normal | FullNormal, x: Array) -> Array:

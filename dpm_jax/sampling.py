@@ -1,7 +1,8 @@
 """Ancestral sampling: x_T from the prior, then the reverse function from T down to 1, as one scan.
 
-Every example has a key of its own, so what it becomes depends neither on the batch it
-was drawn in nor on how the batch was cut up (to float32 rounding of the network).
+The noise of an example at a time depends on the key, the example's number and the time
+alone, not on the batch it is drawn in nor on how the batch is cut up. So samples are the
+same, to float32 rounding of the network, however much is drawn at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from dpm_jax.types import Kernel, Reverse
 
 __all__ = ["Trajectory", "ancestral", "ancestral_trajectory"]
 
+# Examples that share a key. One key an example would cost small nets a tenth of a step.
+_BLOCK = 16
+
 
 class Trajectory(NamedTuple):
     """States kept on the way. t: int32 [n], falling from T to 0. x: [n, num, ...]."""
@@ -24,26 +28,32 @@ class Trajectory(NamedTuple):
     x: Array
 
 
-def _keys(key: Array, num: int) -> Array:
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
+def _noise(
+    key: Array, kernel: Kernel, first: Array | int, num: int, shape: tuple[int, ...], time: Array | int
+) -> Array:
+    """Noise of the examples first..first + num - 1 at a time, [num, *shape]."""
+    num_blocks = -(-num // _BLOCK) + 1
+    key = jax.random.fold_in(key, time)
+    blocks = jnp.arange(num_blocks) + first // _BLOCK
+    noise = jax.vmap(lambda block: kernel.noise(jax.random.fold_in(key, block), (_BLOCK, *shape)))(blocks)
+    return jax.lax.dynamic_slice_in_dim(noise.reshape(-1, *shape), first % _BLOCK, num)
 
 
-def _draw(kernel: Kernel, keys: Array, time: Array | int, p: object) -> Array:
-    """One draw an example, its noise a function of the example's key and the time."""
-    at_time = jax.vmap(lambda k: jax.random.fold_in(k, time))(keys)
-    return jax.vmap(kernel.sample)(at_time, p)
+def _start(
+    key: Array, kernel: Kernel, first: Array | int, num: int, shape: tuple[int, ...], num_timesteps: int
+) -> Array:
+    prior = kernel.prior(jnp.zeros((num, *shape)))
+    return kernel.place(prior, _noise(key, kernel, first, num, shape, num_timesteps))
 
 
-def _start(kernel: Kernel, keys: Array, shape: tuple[int, ...], num_timesteps: int) -> Array:
-    return _draw(kernel, keys, num_timesteps, kernel.prior(jnp.zeros((keys.shape[0], *shape))))
-
-
-def _descend(kernel: Kernel, reverse: Reverse, keys: Array, x: Array, start: Array | int, num_steps: int) -> Array:
+def _descend(
+    key: Array, kernel: Kernel, reverse: Reverse, first: Array | int, x: Array, start: Array | int, num_steps: int
+) -> Array:
     """From x at time `start`, `num_steps` reverse steps."""
 
     def step(x_t: Array, t: Array) -> tuple[Array, None]:
         p = reverse(x_t, jnp.full(x_t.shape[0], t, jnp.int32))
-        return _draw(kernel, keys, t - 1, p), None
+        return kernel.place(p, _noise(key, kernel, first, x_t.shape[0], x_t.shape[1:], t - 1)), None
 
     return jax.lax.scan(step, x, start - jnp.arange(num_steps))[0]
 
@@ -74,15 +84,14 @@ def ancestral(
       [num, *shape] float32.
     """
 
-    def draw(keys: Array) -> Array:
-        x_last = _start(kernel, keys, shape, num_timesteps)
-        return _descend(kernel, reverse, keys, x_last, num_timesteps, num_timesteps)
+    def draw(first: Array | int, num: int) -> Array:
+        x_last = _start(key, kernel, first, num, shape, num_timesteps)
+        return _descend(key, kernel, reverse, first, x_last, num_timesteps, num_timesteps)
 
     if chunk_size is None or chunk_size >= num:
-        return draw(_keys(key, num))
-    num_chunks = -(-num // chunk_size)
-    keys = _keys(key, num_chunks * chunk_size).reshape(num_chunks, chunk_size)
-    chunks: Array = jax.lax.map(draw, keys)
+        return draw(0, num)
+    firsts = jnp.arange(0, num, chunk_size)
+    chunks: Array = jax.lax.map(lambda first: draw(first, chunk_size), firsts)
     return chunks.reshape(-1, *shape)[:num]
 
 
@@ -115,19 +124,17 @@ def ancestral_trajectory(
     """
     if keep_every < 1:
         raise ValueError(f"keep_every: must be at least 1, got {keep_every}")
-    keys = _keys(key, num)
-    x_last = _start(kernel, keys, shape, num_timesteps)
+    x = _start(key, kernel, 0, num, shape, num_timesteps)
     # The first stretch is the short one, so that all others begin at multiples of keep_every.
     whole, short = divmod(num_timesteps, keep_every)
-    states, times = [x_last[None]], [jnp.asarray([num_timesteps])]
-    x = x_last
+    states, times = [x[None]], [jnp.asarray([num_timesteps])]
     if short:
-        x = _descend(kernel, reverse, keys, x, num_timesteps, short)
+        x = _descend(key, kernel, reverse, 0, x, num_timesteps, short)
         states.append(x[None])
         times.append(jnp.asarray([whole * keep_every]))
 
     def stretch(x: Array, start: Array) -> tuple[Array, Array]:
-        x = _descend(kernel, reverse, keys, x, start, keep_every)
+        x = _descend(key, kernel, reverse, 0, x, start, keep_every)
         return x, x
 
     starts = keep_every * jnp.arange(whole, 0, -1)

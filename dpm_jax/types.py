@@ -39,8 +39,14 @@ class Kernel(Protocol):
     def forward_edge(self, schedule: Schedule, reverse: Any) -> Any:
         """The reverse function with p(x_0 | x_1) set to the forward kernel."""
 
+    def noise(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """What `place` makes samples of."""
+
+    def place(self, p: Any, noise: Array) -> Array:
+        """The sample of p that this noise stands for."""
+
     def sample(self, key: Array, p: Any) -> Array:
-        """A draw from p."""
+        """A draw from p: its noise, placed."""
 
     def log_prob(self, p: Any, x: Array) -> Array:
         """log p(x), [B] nats."""

@@ -43,6 +43,15 @@ def test_a_larger_batch_begins_with_the_smaller_one():
     np.testing.assert_allclose(sampling.ancestral(KEY, gaussian, reverse, 50, (2,), 10)[:5], few, rtol=1e-5, atol=1e-6)
 
 
+def test_noise_is_independent_between_examples_and_times():
+    noise = np.stack([sampling._noise(KEY, gaussian, 0, 64, (3,), t) for t in range(50)])
+    assert noise.shape == (50, 64, 3)
+    assert len(np.unique(noise)) == noise.size
+    flat = noise.reshape(50, -1)
+    assert np.abs(np.corrcoef(flat)[np.triu_indices(50, 1)]).max() < 5 / np.sqrt(flat.shape[1])
+    np.testing.assert_array_equal(sampling._noise(KEY, gaussian, 21, 30, (3,), 7), noise[7, 21:51])
+
+
 @pytest.mark.parametrize(("T", "every"), [(1, 1), (10, 1), (10, 3), (10, 10), (10, 50), (1000, 250)])
 def test_trajectory_ends_in_the_same_samples(T, every):
     reverse = normal_chain(T)
