@@ -46,7 +46,7 @@ def test_a_larger_batch_begins_with_the_smaller_one():
 def test_noise_is_independent_between_examples_and_times():
     noise = np.stack([sampling._noise(KEY, gaussian, 0, 64, (3,), t) for t in range(50)])
     assert noise.shape == (50, 64, 3)
-    assert len(np.unique(noise)) == noise.size
+    assert len(np.unique(noise)) > 0.99 * noise.size  # float32 normals repeat now and then
     flat = noise.reshape(50, -1)
     assert np.abs(np.corrcoef(flat)[np.triu_indices(50, 1)]).max() < 5 / np.sqrt(flat.shape[1])
     np.testing.assert_array_equal(sampling._noise(KEY, gaussian, 21, 30, (3,), 7), noise[7, 21:51])
