@@ -28,6 +28,9 @@ __all__ = ["Experiment", "Model", "Params", "build", "open_source"]
 
 Params = dict[str, Any]
 
+# The algebra of full covariances is unrolled over dimensions: compilation takes seconds at 4, minutes at 10.
+_MAX_FULL_DIM = 6
+
 
 class Model(NamedTuple):
     """A trained (or initial) model: what `bound` and `sampling` take."""
@@ -150,6 +153,11 @@ def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
 
 def _network(config: ConfigDict, kernel: Any, base: Schedule, dim: int) -> tuple[nn.Module, Callable[..., Any]]:
     """The network, and the kernel's function that turns its outputs into a distribution."""
+    if config.reverse.covariance == "full" and dim > _MAX_FULL_DIM:
+        raise UserError(
+            f"config.reverse.covariance: 'full' is for up to {_MAX_FULL_DIM} dimensions, the data have {dim}; "
+            "use 'diagonal'"
+        )
     if config.kernel == "binomial":
         num_outputs = dim
     elif config.reverse.covariance == "full":

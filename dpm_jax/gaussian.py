@@ -67,7 +67,7 @@ class Normal(NamedTuple):
 
 
 class FullNormal(NamedTuple):
-    """A normal with full covariance, for low-dimensional data.
+    """A normal with full covariance, for low-dimensional data: its algebra is unrolled, for d up to about 6.
 
     Attributes:
       mean: [B, d].

@@ -68,6 +68,13 @@ def test_combinations_that_make_no_sense_are_refused(changes, words):
     assert words in str(error.value)
 
 
+def test_full_covariance_is_for_few_dimensions():
+    config = config_lib.default()
+    config.reverse.covariance = "full"
+    with pytest.raises(UserError, match="up to 6 dimensions, the data have 20"):
+        experiment.build(config, (20,))
+
+
 def test_types_are_checked():
     tree = config_lib.default().to_dict()
     tree["train"]["steps"] = "many"
