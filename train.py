@@ -39,19 +39,19 @@ def main() -> None:
     workdir.claim(where, config, source)
     print(f"{name}: writing to {where}")
 
-    params = loop.train(built, source.sample, where)
+    step, params = loop.train(built, source.sample, where)
     eval_key, figure_key = jax.random.split(jax.random.key(config.seed + 1))
-    result = report.evaluate(eval_key, built, params, source, config.evaluate.num_examples, config.train.steps)
+    result = report.evaluate(eval_key, built, params, source, config.evaluate.num_examples, step)
     print(report.table(result))
     report.write(result, where / "evaluation.json")
     drawn = {
         "figure": figures.of_model(figure_key, built, params, source, result),
         "evaluation": figures.of_bound(built, params, result),
     }
-    with MetricsWriter(where, config.train.steps) as metrics:
-        metrics.scalars(config.train.steps, {"bound_bits": result.bound_bits})
+    with MetricsWriter(where, step) as metrics:
+        metrics.scalars(step, {"bound_bits": result.bound_bits})
         for figure_name, figure in drawn.items():
-            metrics.image(config.train.steps, figure_name, plots.pixels(figure))
+            metrics.image(step, figure_name, plots.pixels(figure))
             plots.save(figure, where / f"{figure_name}.png")
             print(f"wrote {where / figure_name}.png")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,36 +18,34 @@ from dpm_jax.errors import UserError
 __all__ = ["config_flag", "run"]
 
 
-# What ml_collections and absl raise on a bad flag: the former raises what dictionaries do.
-_FLAG_ERRORS = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
-
-
 def config_flag(default: Path) -> Any:
     """Define --config, with overrides --config.FIELD=VALUE; they are read here, so a bad one ends the program here."""
-    try:
+    with _refusing(sys.argv):
         return config_flags.DEFINE_config_file("config", str(default), "Config file: Python code, so use your own.")
-    except _FLAG_ERRORS as error:
-        _refuse_flags(sys.argv, error)
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:
-    try:
+    with _refusing(arguments):
         return flags.FLAGS(list(arguments))  # type: ignore[no-any-return]
-    except _FLAG_ERRORS as error:
-        _refuse_flags(arguments, error)
 
 
-def _refuse_flags(arguments: Sequence[str], error: Exception) -> NoReturn:
-    """End with one line; where a config field is not known, with the one that was meant."""
-    for argument in arguments[1:]:
-        field = re.match(r"--?config\.([\w.]+)", argument)
-        if field and (message := config_lib.nearest_field(field[1])):
-            _end(message)
-    _end(str(error).splitlines()[0])
+@contextmanager
+def _refusing(arguments: Sequence[str]) -> Iterator[None]:
+    """End with one line if flags can't be read; where a config field is not known, with the one that was meant."""
+    try:
+        yield
+    # ml_collections raises what dictionaries raise, and a config file, being a program, may raise anything.
+    except Exception as error:
+        for argument in arguments[1:]:
+            field = re.match(r"--?config\.([\w.]+)", argument)
+            if field and (message := config_lib.nearest_field(field[1])):
+                _end(message)
+        known = isinstance(error, flags.Error)
+        _end(str(error).splitlines()[0] if known else f"--config: {type(error).__name__}: {error}")
 
 
 def _end(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.split(), file=sys.stderr)
     sys.exit(2)
 
 
@@ -59,7 +58,7 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags begin with --")
             main()
         except UserError as error:
-            _end(" ".join(str(error).split()))
+            _end(str(error))
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             sys.exit(130)

@@ -191,6 +191,12 @@ def test_a_workdir_of_another_config_is_left_alone(trained):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("content", ["def get_config(:", "x = 1", "import no_such_module", "1 / 0"])
+def test_a_config_file_that_fails_is_one_line(content, tmp_path):
+    (tmp_path / "mine.py").write_text(content)
+    refused(run("train.py", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"))
+
+
 @pytest.mark.parametrize("script", ["evaluate.py", "sample.py"])
 def test_a_folder_that_is_no_workdir_is_refused(script, tmp_path):
     refused(run(script, f"--workdir={tmp_path}"), "not a workdir")

@@ -136,6 +136,7 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     resumed = loop.train(built, source.sample, tmp_path / "cut", said.append)
     assert "going on from step 40" in said[0]
     same(whole, resumed)
+    assert resumed[0] == 60
     assert [line["step"] for line in read(tmp_path / "cut" / "metrics.jsonl")] == [60]
 
 
@@ -145,7 +146,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     again = loop.train(built, source.sample, tmp_path)
     same(first, again)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
-    same(loop.load_params(built, tmp_path)[1], first)
+    same(loop.load_params(built, tmp_path), first)
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):

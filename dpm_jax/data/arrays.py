@@ -28,9 +28,10 @@ def load(path: str | Path) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
-            if "samples" not in loaded:
-                raise ValueError(f"no key 'samples' among {sorted(loaded)}")
-            loaded = loaded["samples"]
+            with loaded as archive:
+                if "samples" not in archive:
+                    raise ValueError(f"no key 'samples' among {sorted(archive)}")
+                loaded = archive["samples"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if loaded.ndim != 2 or loaded.shape[0] < 2 or loaded.shape[1] < 1:

@@ -25,7 +25,7 @@ def train(
     draw: Callable[[Array, int], Array],
     workdir: Path,
     report: Callable[[str], None] = print,
-) -> Params:
+) -> tuple[int, Params]:
     """Train to `config.train.steps`, going on from the newest checkpoint of `workdir`, if there is one.
 
     Args:
@@ -35,7 +35,7 @@ def train(
       report: told in words what goes on.
 
     Returns:
-      The averaged parameters.
+      The step reached, which is later than `config.train.steps` if the checkpoint was, and the averaged parameters.
 
     Raises:
       UserError: if the checkpoint can't be read, or a loss is not finite (the last checkpoint stays).
@@ -75,7 +75,7 @@ def train(
                 bar.update(num)
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
                     checkpoints.save(step, state)
-    return step_lib.averaged_params(experiment, state)
+    return step, step_lib.averaged_params(experiment, state)
 
 
 def load_params(experiment: Experiment, workdir: Path) -> tuple[int, Params]:

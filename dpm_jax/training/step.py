@@ -69,7 +69,7 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
     params = optax.apply_updates(state.params, updates)
     decay = experiment.config.optimizer.ema_decay
     average = optax.tree.update_moment(params, state.average, decay, order=1)
-    return TrainState(state.step + 1, params, opt_state, average), loss, optax.global_norm(grads)
+    return TrainState(state.step + 1, params, opt_state, average), loss, optax.tree.norm(grads)
 
 
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:
