@@ -18,7 +18,7 @@ from dpm_jax.training import loop
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Held-out examples; the config's number if not given.")
-_SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.")
+_SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.", 0, 2**32 - 1)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrot
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; WORKDIR/samples if not given.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "How many.")
 _CHUNK_SIZE = flags.DEFINE_integer("chunk_size", 10000, "How many to draw at a time; the result is the same.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_boolean("gif", False, "Write the way from noise to samples as an animation, too.")
 
 
@@ -32,6 +32,14 @@ def main() -> None:
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
     built = experiment.build(description.config, description.shape)
+    binary = description.config.kernel == "binomial"
+    if _GIF.value and not binary and built.shape[0] < 2:
+        raise UserError("--gif: needs points of at least 2 dimensions, or bits")
+    out = Path(_OUT.value) if _OUT.value else where / "samples"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     _, params = loop.load_params(built, where)
     reverse = built.model(params).reverse
     key, num_timesteps = jax.random.key(_SEED.value), description.config.num_timesteps
@@ -42,10 +50,7 @@ def main() -> None:
         )
     )
     samples = np.asarray(description.standardization.invert(draw(key)))
-    out = Path(_OUT.value) if _OUT.value else where / "samples"
-    binary = description.config.kernel == "binomial"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         np.savez(out / "samples.npz", samples=samples)
         plots.save(figures.of_samples(samples, binary), out / "samples.png")
         print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
@@ -61,7 +66,8 @@ def main() -> None:
                     keep_every=max(num_timesteps // 50, 1),
                 )
             )(key)
-            plots.animate(np.asarray(kept.t), np.asarray(kept.x), out / "trajectory.gif", binary)
+            states = np.asarray(description.standardization.invert(kept.x))
+            plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
             print(f"wrote {out / 'trajectory.gif'}")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error

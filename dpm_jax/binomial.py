@@ -169,8 +169,10 @@ def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -
     step, start = _step_strength(schedule, t, x_t), _marginal_strength(schedule, t - 1, x_t)
     # h is odd in A, so that it is needed once an example and not once a bit.
     h = _signed(softplus(step - start) - softplus(-step - start), x_t)
-    v = outputs + h - _signed(step, x_t)
-    return Bernoulli(outputs + h + softplus(-(v + start)) - softplus(v - start))
+    # Beyond +-80 float32 tells no difference, and inf - inf would be NaN.
+    logits = jnp.clip(outputs, -80.0, 80.0)
+    v = logits + h - _signed(step, x_t)
+    return Bernoulli(logits + h + softplus(-(v + start)) - softplus(v - start))
 
 
 def forward_edge(
@@ -233,8 +235,10 @@ def kl(q: Bernoulli, p: Bernoulli) -> Array:
     the difference of the logits, KL = r d + log(1 + r (e^{-d} - 1)), in which little cancels
     while d is small; where it is not, the sum of r log r / s and its counterpart is accurate.
     """
-    difference = p.logits - q.logits
-    q_logit = jnp.where(difference < 0, q.logits, -q.logits)
+    certain = jnp.isinf(q.logits)
+    known = jnp.where(certain, 0.0, q.logits)
+    difference = p.logits - known
+    q_logit = jnp.where(difference < 0, known, -known)
     d = jnp.abs(difference)
     r, rest = jax.nn.sigmoid(q_logit), jax.nn.sigmoid(-q_logit)
     # The unselected branch must not overflow, or its gradient would be NaN: hence the minimum.
@@ -243,7 +247,8 @@ def kl(q: Bernoulli, p: Bernoulli) -> Array:
     far = r * (log_sigmoid(q_logit) - log_sigmoid(q_logit - d)) + rest * (
         log_sigmoid(-q_logit) - log_sigmoid(d - q_logit)
     )
-    return sum_event(jnp.where(d < 1, near, far))
+    uncertain = jnp.where(d < 1, near, far)
+    return sum_event(jnp.where(certain, softplus(jnp.where(q.logits > 0, -p.logits, p.logits)), uncertain))
 
 
 def null_log_prob(x_0: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,12 +43,15 @@ def _refusing(arguments: Sequence[str]) -> Iterator[None]:
             if field and (message := config_lib.nearest_field(field[1])):
                 _end(message)
         known = isinstance(error, flags.Error)
-        _end(str(error).splitlines()[0] if known else f"--config: {type(error).__name__}: {error}")
+        _end(str(error) if known else f"--config: {type(error).__name__}: {error}")
 
 
 def _end(message: str) -> NoReturn:
-    print("error:", *message.split(), file=sys.stderr)
-    sys.exit(2)
+    sys.stdout.flush()
+    # Threads of a failed read may still print tracebacks: what they say goes nowhere, and all files are closed by now.
+    screen, sys.stderr = sys.stderr, io.StringIO()
+    print(" ".join(["error:", *message.split()]), file=screen, flush=True)
+    os._exit(2)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -60,7 +65,7 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             _end(str(error))
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            print("interrupted; train.py goes on from the last checkpoint", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)

@@ -35,12 +35,15 @@ CHOICES = {
 
 # Intervals as in mathematics: a bracket belongs, a parenthesis does not.
 RANGES = {
+    "seed": "[0, 4294967295)",
     "num_timesteps": "[1, inf)",
-    "data.swiss_roll.noise": "(0, inf)",
+    "data.swiss_roll.noise": "[1e-4, inf)",
     "data.heartbeat.length": "[1, inf)",
     "data.heartbeat.period": "[1, inf)",
     "data.file.held_out": "(0, 1)",
     "schedule.num_bumps": "[1, inf)",
+    "schedule.geometric.nsr_final": "(0, 1e12]",
+    "network.time_mlp.frequency_scale": "[0, inf)",
     "network.time_mlp.num_bumps": "[1, inf)",
     "network.time_mlp.num_frequencies": "[0, inf)",
     "network.rbf.units": "[1, inf)",
@@ -51,7 +54,7 @@ RANGES = {
     "optimizer.final_fraction": "[0, 1]",
     "optimizer.clip_norm": "(0, inf]",
     "optimizer.ema_decay": "[0, 1)",
-    "train.steps": "[0, inf)",
+    "train.steps": "[1, inf)",
     "train.batch_size": "[2, inf)",
     "train.log_every": "[1, inf)",
     "train.checkpoint_every": "[1, inf)",
@@ -140,8 +143,8 @@ def nearest_field(field: str) -> str | None:
 
 
 def _check_type(field: str, value: Any, standard: Any) -> None:
-    if standard is None or value is None:
-        allowed: tuple[type, ...] = (int, float, type(None))
+    if standard is None:
+        allowed: tuple[type, ...] = (float, int, type(None))
     elif isinstance(standard, float):
         allowed = (int, float)
     elif isinstance(standard, tuple):
@@ -195,6 +198,8 @@ def _check_relations(config: ConfigDict) -> None:
             raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
         if config.reverse.covariance == "full":
             raise UserError("config.reverse.covariance: 'full' is for kernel 'gaussian'")
+    if config.kernel == "gaussian" and config.data.name == "heartbeat":
+        raise UserError("config.kernel: data 'heartbeat' are bits, which need kernel 'binomial'")
     if config.reverse.covariance == "full" and config.reverse.parameterization != "denoised":
         raise UserError("config.reverse.covariance: 'full' needs reverse.parameterization 'denoised'")
     if config.data.name == "file" and not config.data.file.path:
@@ -226,6 +231,14 @@ def save(config: ConfigDict, path: Path) -> None:
     temporary.replace(path)
 
 
+def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples; configs hold no lists."""
+    return {
+        name: _with_tuples(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        for name, value in tree.items()
+    }
+
+
 def load(path: Path) -> ConfigDict:
     """Read what `save` wrote.
 
@@ -238,10 +251,8 @@ def load(path: Path) -> ConfigDict:
         raise UserError(f"{path.parent}: not a workdir of train.py ({path.name} is missing)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged: {error}") from error
-    for section, field in (("time_mlp", "features"), ("sigmoid_mlp", "features")):
-        network = tree.get("network", {}).get(section, {})
-        if isinstance(network.get(field), list):
-            network[field] = tuple(network[field])
-    config = ConfigDict(tree)
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: damaged: not a config")
+    config = ConfigDict(_with_tuples(tree))
     check(config)
     return config

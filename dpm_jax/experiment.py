@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -93,7 +94,9 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         return params
 
     def network(params: Params, x_t: Array, t: Array) -> Array:
-        outputs: Any = module.apply({"params": params["network"]}, x_t, t)
+        # float32 means float32: accelerators would multiply in fewer bits.
+        with jax.default_matmul_precision("highest"):
+            outputs: Any = module.apply({"params": params["network"]}, x_t, t)
         return outputs  # type: ignore[no-any-return]
 
     def model(params: Params) -> Model:

@@ -195,7 +195,7 @@ def mixed(schedule: Schedule, x_0: Array, variance: Array, x_t: Array, t: Array)
       t: [B] in 1..T.
     """
     a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
-    return Normal(b * x_0 + a * x_t, posterior_variance + b**2 * variance)
+    return Normal(b * x_0 + a * x_t, jnp.broadcast_to(posterior_variance + b**2 * variance, x_t.shape))
 
 
 def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t: Array) -> FullNormal:
@@ -352,7 +352,7 @@ def entropy(p: Normal | FullNormal) -> Array:
     if isinstance(p, FullNormal):
         log_variance = 2 * jnp.log(jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1))
     else:
-        log_variance = jnp.log(p.variance)
+        log_variance = jnp.broadcast_to(jnp.log(p.variance), p.mean.shape)
     return 0.5 * sum_event(log_variance + _LOG_2PI + 1)
 
 

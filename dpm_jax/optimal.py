@@ -12,6 +12,8 @@ What a trained network could at best become, and what tests compare the rest wit
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -22,6 +24,10 @@ from dpm_jax.shapes import at
 from dpm_jax.types import Reverse
 
 __all__ = ["finite_bits", "finite_points", "normal"]
+
+
+# Accelerators multiply float32 matrices in fewer bits unless told otherwise.
+_product = partial(jnp.matmul, precision="highest")
 
 
 def normal(schedule: Schedule, mean: Array, covariance: Array) -> Reverse:
@@ -42,9 +48,9 @@ def normal(schedule: Schedule, mean: Array, covariance: Array) -> Reverse:
         alpha_bar = at(schedule.alpha_bar, t, x_t)
         s2 = values * ratio / (values + ratio)
         # In the eigenbasis: m = mean + C / (C + nu) (x_t / sqrt(alpha_bar) - mean).
-        innovation = (x_t / jnp.sqrt(alpha_bar) - mean) @ vectors
-        x_0 = mean + (values / (values + ratio) * innovation) @ vectors.T
-        spread = vectors * s2[:, None, :] @ vectors.T
+        innovation = _product(x_t / jnp.sqrt(alpha_bar) - mean, vectors)
+        x_0 = mean + _product(values / (values + ratio) * innovation, vectors.T)
+        spread = _product(vectors * s2[:, None, :], vectors.T)
         return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
     return reverse
@@ -54,7 +60,7 @@ def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reve
     """The moment-matched q(x_{t-1} | x_t), full covariance, for data on finitely many points.
 
     Args:
-      schedule: of T steps, nu_T finite.
+      schedule: of T steps, nu_T finite. For t >= 2: at t = 1 the law is a point, and has no density.
       points: [n, d].
       log_weights: [n], normalised.
     """
@@ -63,9 +69,9 @@ def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reve
         difference = x_t[:, None] / jnp.sqrt(at(schedule.alpha_bar, t, x_t))[:, None] - points
         ratio = jnp.exp(at(schedule.log_nsr, t, x_t))
         weights = jax.nn.softmax(log_weights - 0.5 * (difference**2).sum(-1) / ratio, axis=-1)
-        x_0 = weights @ points
+        x_0 = _product(weights, points)
         around = points - x_0[:, None]
-        spread = jnp.einsum("bn,bni,bnj->bij", weights, around, around)
+        spread = jnp.einsum("bn,bni,bnj->bij", weights, around, around, precision="highest")
         return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
     return reverse

@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
+from dpm_jax.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -40,9 +42,17 @@ class Drift(NamedTuple):
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write as PNG and forget the figure."""
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    """Write as PNG and forget the figure.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        plt.close(figure)
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -155,9 +165,14 @@ def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     return figure
 
 
-def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool, limit: float = 3.0) -> None:
+def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool) -> None:
     """The trajectory [n, num, d] as an animated GIF, from noise to samples, resting at the end."""
     figure, axes = plt.subplots(figsize=(4.4, 4.6), layout="constrained")
+    if not binary:
+        corners = [
+            np.concatenate([states[0], states[-1]]).min(0)[:2],
+            np.concatenate([states[0], states[-1]]).max(0)[:2],
+        ]
     frames = [*range(len(states)), *[len(states) - 1] * 12]
 
     def draw(frame: int) -> list[object]:
@@ -165,7 +180,8 @@ def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool, lim
         if binary:
             _rows(axes, states[frame][:40], "")
         else:
-            _scatter(axes, states[frame], limit)
+            axes.scatter(states[frame][:, 0], states[frame][:, 1], s=1.2, color=_BLUE, alpha=0.6, linewidths=0)
+            axes.set(xlim=(corners[0][0], corners[1][0]), ylim=(corners[0][1], corners[1][1]))
         axes.set_title(f"t = {times[frame]}")
         return []
 

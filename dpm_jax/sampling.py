@@ -90,8 +90,10 @@ def ancestral(
 
     if chunk_size is None or chunk_size >= num:
         return draw(0, num)
-    firsts = jnp.arange(0, num, chunk_size)
-    chunks: Array = jax.lax.map(lambda first: draw(first, chunk_size), firsts)
+    # As few chunks, of as even a size, as can be: the last is not padded to a whole one.
+    num_chunks = -(-num // chunk_size)
+    size = -(-num // num_chunks)
+    chunks: Array = jax.lax.map(lambda first: draw(first, size), size * jnp.arange(num_chunks))
     return chunks.reshape(-1, *shape)[:num]
 
 

@@ -65,9 +65,14 @@ def importance(probabilities: Array) -> TimeSampler:
 
     Args:
       probabilities: [T + 1], positive at 2..T; entries 0 and 1 are not used. Normalised here.
+
+    Raises:
+      ValueError: on drawing, if there are not T + 1 of them.
     """
 
     def draw(key: Array, num: int, num_timesteps: int) -> TimeDraw:
+        if probabilities.shape != (num_timesteps + 1,):
+            raise ValueError(f"probabilities: must have shape {(num_timesteps + 1,)}, got {probabilities.shape}")
         p = probabilities[2:] / probabilities[2:].sum()
         index = jax.random.categorical(key, jnp.log(p), shape=(num,))
         return TimeDraw((2 + index).astype(jnp.int32), 1 / p[index])
@@ -83,8 +88,8 @@ def stderr_of_mean(values: Array, sampler: TimeSampler) -> Array:
     that the grid integrates.
     """
     num = values.shape[0]
-    if sampler is antithetic and num >= 4 and num % 2 == 0:
-        values = values.reshape(-1, 2).mean(axis=1)
+    if sampler is antithetic and num >= 4:
+        values = values[: num - num % 2].reshape(-1, 2).mean(axis=1)
     if sampler is low_discrepancy:
         difference = values - jnp.roll(values, 1)
         return jnp.sqrt(0.5 * jnp.mean(difference**2) / num)

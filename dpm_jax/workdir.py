@@ -57,7 +57,13 @@ def read(workdir: Path) -> Description:
     try:
         data = json.loads((workdir / "data.json").read_text())
         mean, scale = (jnp.asarray(data[name], jnp.float32) for name in ("mean", "scale"))
-        return Description(config, tuple(data["shape"]), Standardization(mean, scale))
+        shape = tuple(data["shape"])
+        if not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"shape {shape}")
+        if not (np.isfinite(mean).all() and (np.isfinite(scale) & (np.asarray(scale) > 0)).all()):
+            raise ValueError("mean or scale is not finite")
+        np.broadcast_to(mean, shape), np.broadcast_to(scale, shape)
+        return Description(config, shape, Standardization(mean, scale))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'data.json'}: missing or damaged: {error}") from error
 

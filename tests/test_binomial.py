@@ -184,6 +184,33 @@ def test_bound_and_best_reverse_chain_by_enumeration(edge):
     assert exact_bound() < limit
 
 
+def test_certain_outputs_are_certain():
+    schedule = make_schedule()
+    x = jnp.asarray(STRINGS)
+    for t in range(1, T + 1):
+        times = jnp.full(32, t, jnp.int32)
+        for value, sign in ((1.0, 1), (0.0, -1)):
+            p = binomial.denoised_reverse(schedule, x, times, jnp.full(x.shape, sign * jnp.inf)).logits
+            q = binomial.q_posterior(schedule, jnp.full(x.shape, value), x, times).logits
+            np.testing.assert_allclose(p, np.clip(q, -80, 80), rtol=1e-4, atol=2e-5)
+
+
+def test_kl_from_a_certain_law_is_the_surprise():
+    schedule = make_schedule()
+    x_0, x_1 = jnp.asarray(STRINGS[:16]), jnp.asarray(STRINGS[16:])
+    q = binomial.q_posterior(schedule, x_0, x_1, jnp.ones(16, jnp.int32))
+    p = binomial.Bernoulli(jax.random.normal(KEY, x_0.shape))
+    np.testing.assert_allclose(binomial.kl(q, p), -binomial.log_prob(p, x_0), rtol=1e-5)
+
+
+def test_best_chain_of_strings_that_share_a_bit_is_finite():
+    schedule = make_schedule()
+    points = jnp.array([[1.0, 0, 0, 1, 0], [1.0, 1, 0, 1, 1]])
+    reverse = optimal.finite_bits(schedule, points, jnp.full(2, -jnp.log(2.0)))
+    result = bound.evaluate(KEY, binomial, schedule, reverse, points, edge="decoder")
+    assert bool(jnp.isfinite(result.k).all())
+
+
 def test_forward_edge_replaces_the_last_step_alone():
     schedule = make_schedule()
     x, t = jnp.asarray(STRINGS[:2]), jnp.array([1, 2])

@@ -37,6 +37,8 @@ def test_shipped_configs_build(name):
         ("train.steps", -1, "config.train.steps"),
         ("network.time_mlp.features", (64, 0), "positive widths"),
         ("kernel", "binomial", "needs bits"),
+        ("data.name", "heartbeat", "need kernel 'binomial'"),
+        ("seed", -1, "config.seed"),
         ("data.name", "file", "config.data.file.path"),
         ("data.heartbeat.period", 21, "at most the length 20"),
     ],

@@ -66,12 +66,19 @@ def test_heartbeats():
 def test_standardization_round_trip():
     raw = np.random.default_rng(0).normal(5, 3, (200, 2)).astype(np.float32)
     fitted = standardization.fit(raw)
-    x = fitted.apply(jnp.asarray(raw))
+    x = fitted.apply(raw)
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(0), 1, rtol=1e-5)
     np.testing.assert_allclose(fitted.invert(x), raw, rtol=1e-5)
     with pytest.raises(ValueError, match="coordinate 1"):
         standardization.fit(np.array([[1.0, 2.0], [3.0, 2.0]]))
+
+
+def test_large_offsets_are_taken_off_in_float64():
+    raw = 1e8 + np.random.default_rng(0).normal(0, 1, (1000, 1))
+    x = standardization.fit(raw).apply(raw)
+    assert x.dtype == np.float32
+    assert len(np.unique(x)) > 990
 
 
 def test_file_source_splits_without_overlap(tmp_path):

@@ -160,6 +160,17 @@ def test_kl_of_full_laws_is_the_textbook_formula(dim):
         np.testing.assert_allclose(gaussian.kl(q, p)[i], expected, rtol=1e-4)
 
 
+def test_a_variance_that_broadcasts_is_that_of_every_coordinate():
+    p = gaussian.Normal(jnp.zeros((3, 4)), jnp.full((3, 1), 0.5))
+    same = gaussian.Normal(jnp.zeros((3, 4)), jnp.full((3, 4), 0.5))
+    x = jax.random.normal(KEY, (3, 4))
+    np.testing.assert_allclose(gaussian.entropy(p), gaussian.entropy(same), rtol=1e-6)
+    np.testing.assert_allclose(gaussian.log_prob(p, x), gaussian.log_prob(same, x), rtol=1e-6)
+    np.testing.assert_allclose(gaussian.kl(p, gaussian.prior(x)), gaussian.kl(same, gaussian.prior(x)), rtol=1e-6)
+    schedule = schedules.geometric(5)
+    assert gaussian.mixed(schedule, x, jnp.ones((3, 1)), x, jnp.array([1, 2, 5])).variance.shape == (3, 4)
+
+
 def test_as_full_changes_nothing():
     p = gaussian.Normal(jnp.array([[0.5, -1.0]]), jnp.array([[0.25, 4.0]]))
     q = gaussian.Normal(jnp.zeros((1, 2)), jnp.ones((1, 2)))

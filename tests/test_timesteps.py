@@ -44,6 +44,11 @@ def test_shapes_and_the_empty_sum(name, num):
     assert int(draw.t.max()) <= 1
 
 
+def test_importance_wants_a_probability_for_each_t():
+    with pytest.raises(ValueError, match=r"must have shape \(101,\), got \(30,\)"):
+        timesteps.importance(jnp.ones(30))(jax.random.key(0), 4, 100)
+
+
 def test_low_discrepancy_visits_each_t_equally():
     draw = timesteps.low_discrepancy(jax.random.key(3), 99 * 4, 100)
     counts = np.bincount(np.asarray(draw.t), minlength=101)

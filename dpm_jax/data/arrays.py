@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,14 @@ __all__ = ["Split", "load", "split"]
 
 
 class Split(NamedTuple):
-    """Rows to train on and rows kept back, each [n, d] float32."""
+    """Rows to train on and rows kept back, each [n, d] float64."""
 
     train: np.ndarray
     held_out: np.ndarray
 
 
 def load(path: str | Path) -> np.ndarray:
-    """Read [N, d] float32 from a `.npy`, or from a `.npz` with the key `samples` (as `sample.py` writes).
+    """Read [N, d] float64 from a `.npy`, or from a `.npz` with the key `samples` (as `sample.py` writes).
 
     Raises:
       ValueError: if the file is missing or unreadable, is not [N, d] with N >= 2 of
@@ -32,13 +33,13 @@ def load(path: str | Path) -> np.ndarray:
                 if "samples" not in archive:
                     raise ValueError(f"no key 'samples' among {sorted(archive)}")
                 loaded = archive["samples"]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if loaded.ndim != 2 or loaded.shape[0] < 2 or loaded.shape[1] < 1:
         raise ValueError(f"{path} has shape {loaded.shape}; vectors need [N, d] with N >= 2")
     if not (np.issubdtype(loaded.dtype, np.number) or loaded.dtype == bool) or np.iscomplexobj(loaded):
         raise ValueError(f"{path} holds {loaded.dtype}; real numbers are needed")
-    data: np.ndarray = loaded.astype(np.float32)
+    data: np.ndarray = loaded.astype(np.float64)
     bad = ~np.isfinite(data).all(axis=1)
     if bad.any():
         raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")

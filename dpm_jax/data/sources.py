@@ -92,7 +92,9 @@ def file(path: Path, held_out: float, binary: bool) -> Source:
     if binary and not all(np.isin(part, (0, 1)).all() for part in (train, kept)):
         raise ValueError(f"{path} holds other values than 0 and 1, which kernel 'binomial' needs")
     standardization = identity() if binary else fit(train)
-    rows, kept_rows = (standardization.apply(jnp.asarray(part)) for part in (train, kept))
+    if len(kept) < 2:
+        raise ValueError(f"{path} leaves {len(kept)} row to evaluate on; raise config.data.file.held_out")
+    rows, kept_rows = (jnp.asarray(standardization.apply(part)) for part in (train, kept))
     return Source(
         shape=train.shape[1:],
         unit="bits/example",

@@ -14,12 +14,12 @@ __all__ = ["Standardization", "fit", "identity"]
 class Standardization(NamedTuple):
     """x = (raw - mean) / scale. mean and scale broadcast against one example."""
 
-    mean: Array
-    scale: Array
+    mean: Array | np.ndarray
+    scale: Array | np.ndarray
 
-    def apply(self, raw: Array) -> Array:
-        """The data's own units to the model's, [B, ...]."""
-        return (raw - self.mean) / self.scale
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """The data's own units to the model's, [B, ...] float32; the difference is taken in raw's own precision."""
+        return np.asarray((raw - np.asarray(self.mean)) / np.asarray(self.scale), np.float32)
 
     def invert(self, x: Array) -> Array:
         """The model's units to the data's own, [B, ...]."""
@@ -32,7 +32,7 @@ def identity() -> Standardization:
 
 
 def fit(raw: np.ndarray) -> Standardization:
-    """Mean and standard deviation of each coordinate of [N, d] data, in float64.
+    """Mean and standard deviation of each coordinate of [N, d] data, as float64 NumPy arrays.
 
     Raises:
       ValueError: if a coordinate is constant, naming it.
@@ -41,4 +41,4 @@ def fit(raw: np.ndarray) -> Standardization:
     if not (scale > 0).all():
         raise ValueError(f"coordinate {int(np.argmin(scale))} of the data is constant")
     mean = raw.mean(axis=0, dtype=np.float64)
-    return Standardization(jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32))
+    return Standardization(mean, scale)

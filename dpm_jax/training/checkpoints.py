@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,9 +75,13 @@ class Checkpoints:
         if step is None:
             raise UserError(f"{self._path}: no checkpoint here; train first")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        # Damage shows as whatever the layer that met it raises: ValueError, OSError, KeyError, ...
-        except Exception as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise UserError(f"{self._path / str(step)}: damaged or of another model: {reason[:200]}") from error
+        # Threads of a read that fails print tracebacks, some a moment later; the reason below says it all.
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            # Damage shows as whatever the layer that met it raises: ValueError, OSError, KeyError, ...
+            except Exception as error:
+                time.sleep(0.3)
+                reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                where = self._path / str(step)
+                raise UserError(f"{where}: damaged or of another model: {reason[:200]}") from error

@@ -85,7 +85,11 @@ def load_params(experiment: Experiment, workdir: Path) -> tuple[int, Params]:
       UserError: if there is no checkpoint, or it is damaged.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: step_lib.init(experiment)))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.eval_shape(lambda: step_lib.init(experiment))
+        # Where the arrays go is said here, so that a model trained on another machine can be read on this one.
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), shapes)
+        state = checkpoints.restore(like)
     return int(state.step), step_lib.averaged_params(experiment, state)
 
 

@@ -13,15 +13,17 @@ __all__ = ["MetricsWriter", "read"]
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    """The lines of a `metrics.jsonl`; a line cut short by a crash is left out."""
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text().splitlines():
+    for text in path.read_text().splitlines():
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except ValueError:
-            break
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
     return lines
 
 
