@@ -5,6 +5,7 @@ exact posteriors are mixed by them; a beta_1 of its own lifts the ceiling of the
 
 Paper: Sohl-Dickstein et al. 2015, section 3.1.2, Figure 2; K = -2.414 bits/sequence.
 Command: python train.py --config=configs/heartbeat.py
+Expect, on 2 CPU cores: K = -2.333 +- 0.002 bits/sequence, 11 s of training, 41 s in all.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from dpm_jax import config
 
 def get_config() -> ConfigDict:
     c = config.default()
-    c.num_timesteps = 500
+    c.num_timesteps = 1000
     c.kernel = "binomial"
     c.data.name = "heartbeat"
     c.schedule.name = "erase"

@@ -6,6 +6,7 @@ ours is thinner than 16 basis functions can follow, so K stays well below the pa
 
 Paper: Sohl-Dickstein et al. 2015, appendix D.1.1; K = 2.35 bits, K - L_null = 6.45 bits.
 Command: python train.py --config=configs/swiss_roll_paper.py
+Expect, on 2 CPU cores: K = 0.68 +- 0.02 bits, 20 s of training, 31 s in all.
 """
 
 from ml_collections import ConfigDict
