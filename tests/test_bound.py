@@ -204,6 +204,16 @@ def test_evaluate_traces_once():
     chex.clear_trace_counter()
 
 
+def test_memory_of_the_exact_sum_does_not_grow_with_the_number_of_steps():
+    def temporaries(T):
+        schedule = schedules.geometric(T)
+        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
+        run = jax.jit(lambda key, x: bound.evaluate(key, gaussian, schedule, reverse, x).k)
+        return run.lower(KEY, jnp.zeros((64, 32))).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(2000) <= 1.1 * temporaries(20) + 8 * 4 * 2001
+
+
 def test_an_unknown_edge_is_refused():
     schedule = schedules.geometric(3)
     with pytest.raises(ValueError, match="'forward' or 'decoder', got 'none'"):

@@ -164,3 +164,21 @@ def test_bump_basis_sums_to_one(num):
     np.testing.assert_allclose(basis.sum(-1), 1, rtol=1e-6)
     if num > 1:
         assert bool((basis[0].argmax() == 0) & (basis[-1].argmax() == num - 1))
+
+
+@pytest.mark.parametrize("T", [1000, 10_000])
+def test_learned_in_float32_agrees_with_float64(T):
+    base = schedules.geometric(T, beta_1=3e-7)
+    c = np.linspace(-1.0, 1.5, 8)
+    schedule = jax.jit(schedules.learned)(base, jnp.asarray(c, jnp.float32))
+    first, last = np.log(3e-7) - np.log1p(-3e-7), np.log(400.0)
+    position = np.arange(T - 1) / (T - 2)
+    log_bumps = -0.5 * ((position[:, None] - np.linspace(0, 1, 8)) * 14) ** 2
+    bumps = np.exp(log_bumps) / np.exp(log_bumps).sum(1, keepdims=True)
+    weight = np.exp(bumps @ c)
+    step = weight / weight.sum() * (last - first)
+    log_nsr = np.concatenate([[first], first + np.cumsum(step)])
+    sigma2 = 1 / (1 + np.exp(-log_nsr))
+    np.testing.assert_allclose(schedule.log_nsr_step[2:], step, rtol=2e-5)
+    np.testing.assert_allclose(schedule.log_nsr[1:], log_nsr, rtol=2e-6, atol=2e-5)
+    np.testing.assert_allclose(schedule.beta[2:], sigma2[1:] * -np.expm1(-step), rtol=4e-5)
