@@ -56,9 +56,8 @@ class Bernoulli(NamedTuple):
 
 
 def _signed(strength: Array, x: Array) -> Array:
-    """strength * (2 x - 1); x = 1/2 says nothing, even at infinite strength."""
-    s = 2 * x - 1
-    return jnp.where(s == 0, 0.0, strength * s)
+    """strength * s, s = 2 x - 1."""
+    return strength * (2 * x - 1)
 
 
 def _step_strength(schedule: Schedule, t: Array, like: Array) -> Array:

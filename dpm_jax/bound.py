@@ -11,7 +11,7 @@ The edge is one of two:
 
   "forward"  the paper's (appendix B.2): p(x_0 | x_1) is the forward kernel run backwards,
              q(x_1 | x_0) pi(x_0) / pi(x_1), whose expectation is
-             -H_q(X_1 | X_0) + log pi(x_0) + E H(pi) terms = KL(q(x_1 | x_0) || pi) + log pi(x_0),
+             -H_q(X_1 | X_0) + log pi(x_0) - E log pi(x_1) = KL(q(x_1 | x_0) || pi) + log pi(x_0),
              in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left.
   "decoder"  p(x_0 | x_1) = reverse(x_1, 1), estimated at one x_1 an example; the usual ELBO.
 
