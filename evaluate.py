@@ -1,6 +1,7 @@
 """Evaluate a trained model: K and what it can be compared with, in bits.
 
   python evaluate.py --workdir=runs/swiss_roll
+  python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
 
 Writes evaluation.json and evaluation.png into the workdir.
 """
@@ -12,12 +13,14 @@ from absl import flags
 
 from dpm_jax import cli, experiment, figures, plots, workdir
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import report
+from dpm_jax.evaluation import images, report
 from dpm_jax.training import loop
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Held-out examples; the config's number if not given.")
+_PARZEN = flags.DEFINE_boolean("parzen", False, "Parzen-window estimate, too; for image datasets with a test set.")
+_PARZEN_SAMPLES = flags.DEFINE_integer("parzen_samples", 10_000, "Samples of that estimate.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.", 0, 2**32 - 1)
 
 
@@ -33,10 +36,14 @@ def main() -> None:
     built = experiment.build(config, description.shape)
     step, params = loop.load_params(built, where)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
-    eval_key, _ = jax.random.split(jax.random.key(seed))
+    eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     result = report.evaluate(eval_key, built, params, source, num_examples, step)
     print(report.table(result))
-    report.write(result, where / "evaluation.json")
+    parzen = None
+    if _PARZEN.value:
+        parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
+        print(images.parzen_table(parzen))
+    report.write(result, where / "evaluation.json", **({} if parzen is None else {"parzen": parzen.asdict()}))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
     print(f"wrote {where / 'evaluation.json'} and {where / 'evaluation.png'}")
 

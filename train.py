@@ -18,6 +18,7 @@ from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
 from dpm_jax.training import loop
 from dpm_jax.training.metrics import MetricsWriter
+from dpm_jax.training.summary import summary
 
 _CONFIG = cli.config_flag(Path(__file__).parent / "configs" / "swiss_roll.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME_OF_CONFIG if not given.")
@@ -38,8 +39,9 @@ def main() -> None:
     where = Path(_WORKDIR.value or f"runs/{name}")
     workdir.claim(where, config, source)
     print(f"{name}: writing to {where}")
+    print(summary(built))
 
-    step, params = loop.train(built, source.sample, where)
+    step, params = loop.train(built, source.supply, where)
     eval_key, figure_key = jax.random.split(jax.random.key(config.seed + 1))
     result = report.evaluate(eval_key, built, params, source, config.evaluate.num_examples, step)
     print(report.table(result))

@@ -7,7 +7,7 @@
 The paper writes the last term as entropies, H_q(X_T | X_0) - H_p(X_T), which is the same
 where q(x_T) has the prior's moments; here it is exact for each x_0.
 
-The edge is one of two:
+The edge is one of these:
 
   "forward"  the paper's (appendix B.2): p(x_0 | x_1) is the forward kernel run backwards,
              q(x_1 | x_0) pi(x_0) / pi(x_1), whose expectation is
@@ -15,11 +15,15 @@ The edge is one of two:
              in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left.
   "decoder"  p(x_0 | x_1) = reverse(x_1, 1), estimated at one x_1 an example; the usual ELBO.
 
+or a function (p(x_0 | x_1), x_0) -> log-probability [B], in place of the kernel's `log_prob` in
+the second: `gaussian.bin_log_prob` makes a density model one of 8-bit pixels.
+
 Results are nats an example. K is a bound: it is never called the likelihood.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -28,11 +32,11 @@ from jax import Array
 
 from dpm_jax import timesteps
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax.types import Distribution, Kernel, Reverse
 
 __all__ = ["Bound", "Edge", "Estimate", "Mean", "estimate", "evaluate", "mean_and_stderr"]
 
-Edge = Literal["forward", "decoder"]
+Edge = Literal["forward", "decoder"] | Callable[[Distribution, Array], Array]
 
 
 class Bound(NamedTuple):
@@ -91,9 +95,10 @@ def _edge_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse,
         return kernel.kl(kernel.marginal(schedule, x_0, first), kernel.prior(x_0)) + kernel.log_prob(
             kernel.prior(x_0), x_0
         )
-    if edge == "decoder":
-        return kernel.log_prob(reverse(kernel.q_sample(key, schedule, x_0, first), first), x_0)
-    raise ValueError(f"edge: must be 'forward' or 'decoder', got {edge!r}")
+    log_prob = kernel.log_prob if edge == "decoder" else edge
+    if not callable(log_prob):
+        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
+    return log_prob(reverse(kernel.q_sample(key, schedule, x_0, first), first), x_0)
 
 
 def _kl_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, t: Array) -> Array:
@@ -124,7 +129,7 @@ def evaluate(
       `Bound`, nats; `mean_and_stderr(bound.k)` for the batch.
 
     Raises:
-      ValueError: if `edge` is neither name.
+      ValueError: if `edge` is none of these.
     """
     batch = x_0.shape[0]
     num_timesteps = schedule.num_timesteps
@@ -179,7 +184,7 @@ def estimate(
       `Estimate`, nats.
 
     Raises:
-      ValueError: if `edge` is neither name.
+      ValueError: if `edge` is none of these.
     """
     time_key, noise_key, edge_key = jax.random.split(key, 3)
     k = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge) - _prior_term(kernel, schedule, x_0)

@@ -20,16 +20,26 @@ from dpm_jax.errors import UserError
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
 
 # Fields that may differ between a run and its resumption: how long, and how often things are written.
-RESUMABLE = {"train.steps", "train.log_every", "train.checkpoint_every", "evaluate.num_examples"}
+RESUMABLE = {
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "evaluate.num_examples",
+    "evaluate.num_samples",
+}
 
 CHOICES = {
     "kernel": ("gaussian", "binomial"),
     "edge": ("forward", "decoder"),
-    "data.name": ("swiss_roll", "heartbeat", "file"),
+    "data.name": ("swiss_roll", "heartbeat", "dead_leaves", "tfds", "folder", "file"),
+    "data.folder.on_error": ("refuse", "skip"),
     "schedule.name": ("geometric", "erase", "linear", "cosine"),
     "reverse.parameterization": ("denoised", "perturbation"),
     "reverse.covariance": ("diagonal", "full"),
-    "network.name": ("time_mlp", "sigmoid_mlp", "rbf"),
+    "reverse.variance": ("learned", "isotropic"),
+    "network.name": ("time_mlp", "sigmoid_mlp", "rbf", "multiscale", "unet"),
+    "network.dtype": ("float32", "bfloat16"),
+    "network.multiscale.activation": ("softplus_tanh", "leaky_relu"),
     "train.time_sampler": ("low_discrepancy", "antithetic", "uniform"),
 }
 
@@ -40,6 +50,10 @@ RANGES = {
     "data.swiss_roll.noise": "[1e-4, inf)",
     "data.heartbeat.length": "[1, inf)",
     "data.heartbeat.period": "[1, inf)",
+    "data.dead_leaves.size": "[1, inf)",
+    "data.dead_leaves.channels": "[1, inf)",
+    "data.crop": "[0, inf)",
+    "data.folder.held_out": "(0, 1)",
     "data.file.held_out": "(0, 1)",
     "schedule.num_bumps": "[1, inf)",
     "schedule.geometric.nsr_final": "(0, 1e12]",
@@ -47,6 +61,21 @@ RANGES = {
     "network.time_mlp.num_bumps": "[1, inf)",
     "network.time_mlp.num_frequencies": "[0, inf)",
     "network.rbf.units": "[1, inf)",
+    "network.multiscale.features": "[1, inf)",
+    "network.multiscale.num_layers": "[0, inf)",
+    "network.multiscale.num_scales": "[1, 12]",
+    "network.multiscale.kernel_size": "[1, inf)",
+    "network.multiscale.dense_features": "[1, inf)",
+    "network.multiscale.dense_layers": "[0, inf)",
+    "network.multiscale.dense_outputs": "[1, inf)",
+    "network.multiscale.pointwise_features": "[1, inf)",
+    "network.multiscale.pointwise_layers": "[0, inf)",
+    "network.multiscale.num_bumps": "[1, inf)",
+    "network.unet.num_blocks": "[1, inf)",
+    "network.unet.patch_size": "[1, inf)",
+    "network.unet.num_heads": "[1, inf)",
+    "network.unet.num_groups": "[1, inf)",
+    "network.unet.num_bumps": "[1, inf)",
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.b1": "[0, 1)",
     "optimizer.b2": "[0, 1)",
@@ -59,6 +88,7 @@ RANGES = {
     "train.log_every": "[1, inf)",
     "train.checkpoint_every": "[1, inf)",
     "evaluate.num_examples": "[2, inf)",
+    "evaluate.num_samples": "[1, inf)",
 }
 
 
@@ -74,7 +104,21 @@ def default() -> ConfigDict:
                 "name": "swiss_roll",
                 "swiss_roll": {"noise": 0.0035},  # in units of the roll's standard deviation
                 "heartbeat": {"length": 20, "period": 5},
+                "dead_leaves": {"size": 32, "channels": 1, "r_min": 2.0, "r_max": 32.0},  # pixels
+                "tfds": {  # images; --data_dir, or TFDS_DATA_DIR, is where they are
+                    "dataset": "mnist",
+                    "feature": "image",
+                    "train_split": "train",
+                    "held_out_split": "test",
+                    "in_memory": True,  # decode once, at the start
+                },
+                "folder": {  # images, or one image file; relative to --data_dir
+                    "path": "",
+                    "held_out": 0.1,  # of the images; of a single one, of its rows
+                    "on_error": "refuse",  # skip: leave out what can't be read
+                },
                 "file": {"path": "", "held_out": 0.1},  # .npy or .npz; relative to --data_dir
+                "crop": 0,  # side of the random squares that tfds, folder and file images are cut into; 0: whole images
             },
             "schedule": {
                 "name": "geometric",
@@ -88,6 +132,7 @@ def default() -> ConfigDict:
             "reverse": {
                 "parameterization": "denoised",  # what the outputs mean; functions *_reverse of the kernel
                 "covariance": "diagonal",  # full: low-dimensional Gaussian data
+                "variance": "learned",  # isotropic: one for all coordinates of x_t, so that no pixel outweighs another
             },
             "network": {
                 "name": "time_mlp",
@@ -99,6 +144,30 @@ def default() -> ConfigDict:
                 },
                 "sigmoid_mlp": {"features": (50, 50, 50)},
                 "rbf": {"units": 16},
+                "dtype": "float32",  # that multiscale and unet compute in; parameters and outputs stay float32
+                "multiscale": {
+                    "features": 20,
+                    "num_layers": 4,
+                    "num_scales": 1,
+                    "kernel_size": 3,
+                    "dense_features": 500,
+                    "dense_layers": 0,
+                    "dense_outputs": 2,
+                    "pointwise_features": 20,
+                    "pointwise_layers": 2,
+                    "activation": "leaky_relu",
+                    "film": False,  # time acts on every layer, not in the readout alone
+                    "num_bumps": 10,
+                },
+                "unet": {
+                    "features": (32, 64),
+                    "num_blocks": 1,
+                    "patch_size": 1,
+                    "attention": True,
+                    "num_heads": 4,
+                    "num_groups": 8,
+                    "num_bumps": 16,
+                },
             },
             "optimizer": {  # Adam, linear warm-up, then cosine decay to final_fraction
                 "learning_rate": 5e-3,
@@ -116,7 +185,7 @@ def default() -> ConfigDict:
                 "log_every": 100,  # also how many steps go into one dispatch
                 "checkpoint_every": 1000,
             },
-            "evaluate": {"num_examples": 20000},
+            "evaluate": {"num_examples": 20000, "num_samples": 64},  # samples: images shown in the figure
         }
     )
 
@@ -184,7 +253,7 @@ def check(config: ConfigDict) -> None:
     for field, interval in RANGES.items():
         if not _within(present[field], interval):
             raise UserError(f"config.{field}: must lie in {interval}, got {present[field]}")
-    for field in ("network.time_mlp.features", "network.sigmoid_mlp.features"):
+    for field in ("network.time_mlp.features", "network.sigmoid_mlp.features", "network.unet.features"):
         if not all(isinstance(width, int) and width > 0 for width in present[field]):
             raise UserError(f"config.{field}: must be positive widths, got {present[field]!r}")
     _check_relations(config)
@@ -198,16 +267,37 @@ def _check_relations(config: ConfigDict) -> None:
             raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
         if config.reverse.covariance == "full":
             raise UserError("config.reverse.covariance: 'full' is for kernel 'gaussian'")
+        if config.data.name in ("dead_leaves", "tfds", "folder"):
+            raise UserError(f"config.kernel: 'binomial' needs bits, and data '{config.data.name}' are images")
     if config.kernel == "gaussian" and config.data.name == "heartbeat":
         raise UserError("config.kernel: data 'heartbeat' are bits, which need kernel 'binomial'")
     if config.reverse.covariance == "full" and config.reverse.parameterization != "denoised":
         raise UserError("config.reverse.covariance: 'full' needs reverse.parameterization 'denoised'")
-    if config.data.name == "file" and not config.data.file.path:
-        raise UserError("config.data.file.path: data 'file' needs the path of a .npy or .npz")
+    if config.reverse.variance == "isotropic" and (config.kernel != "gaussian" or config.reverse.covariance == "full"):
+        raise UserError("config.reverse.variance: 'isotropic' needs kernel 'gaussian' and covariance 'diagonal'")
+    if config.data.name in ("file", "folder") and not config.data[config.data.name].path:
+        needed = {"file": "a .npy or .npz", "folder": "a folder of images, or of one image"}[config.data.name]
+        raise UserError(f"config.data.{config.data.name}.path: data '{config.data.name}' needs the path of {needed}")
+    _check_network(config)
     heartbeat = config.data.heartbeat
     if heartbeat.period > heartbeat.length:
         raise UserError(
             f"config.data.heartbeat.period: must be at most the length {heartbeat.length}, got {heartbeat.period}"
+        )
+
+
+def _check_network(config: ConfigDict) -> None:
+    multiscale, unet = config.network.multiscale, config.network.unet
+    if multiscale.kernel_size % 2 == 0:
+        raise UserError(f"config.network.multiscale.kernel_size: must be odd, got {multiscale.kernel_size}")
+    if multiscale.num_layers == multiscale.dense_layers == 0:
+        raise UserError("config.network.multiscale: num_layers and dense_layers are both 0; one path is needed")
+    if not unet.features:
+        raise UserError("config.network.unet.features: one level at least is needed")
+    if unet.attention and unet.features[-1] % unet.num_heads:
+        raise UserError(
+            f"config.network.unet.num_heads: must divide the {unet.features[-1]} features of the last level, "
+            f"got {unet.num_heads}"
         )
 
 

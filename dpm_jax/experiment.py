@@ -18,19 +18,23 @@ from ml_collections import ConfigDict
 from dpm_jax import binomial, bound, gaussian, schedules, timesteps
 from dpm_jax import config as config_lib
 from dpm_jax.bound import Edge
-from dpm_jax.data import sources
+from dpm_jax.data import arrays, folder, image_set, sources, tfds
+from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.models import RBF, SigmoidMLP, TimeMLP
+from dpm_jax.models import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Reverse
 
-__all__ = ["Experiment", "Model", "Params", "build", "open_source"]
+__all__ = ["Experiment", "Model", "Params", "build", "check_size", "grid_factor", "open_source"]
 
 Params = dict[str, Any]
 
 # The algebra of full covariances is unrolled over dimensions: compilation takes seconds at 4, minutes at 10.
 _MAX_FULL_DIM = 6
+
+_VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
+_IMAGE_NETWORKS = ("multiscale", "unet")
 
 
 class Model(NamedTuple):
@@ -84,7 +88,7 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     config_lib.check(config)
     kernel: Any = {"gaussian": gaussian, "binomial": binomial}[config.kernel]
     base = _schedule(config)
-    module, to_distribution = _network(config, kernel, base, math.prod(shape))
+    module, to_distribution = _network(config, kernel, base, shape)
 
     def init(key: Array) -> Params:
         x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
@@ -103,7 +107,10 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
 
         def reverse(x_t: Array, t: Array) -> Any:
-            return to_distribution(schedule, x_t, t, network(params, x_t, t))
+            outputs = network(params, x_t, t)
+            if config.reverse.variance == "isotropic":
+                outputs = _isotropic(outputs)
+            return to_distribution(schedule, x_t, t, outputs)
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
@@ -144,23 +151,47 @@ def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
     """
     config_lib.check(config)
     data = config.data
-    if data.name == "swiss_roll":
-        return sources.swiss_roll_source(data.swiss_roll.noise)
-    if data.name == "heartbeat":
-        return sources.heartbeat_source(data.heartbeat.length, data.heartbeat.period)
+    crop = data.crop or None
     try:
-        return sources.file(Path(data_dir or ".") / data.file.path, data.file.held_out, config.kernel == "binomial")
+        if data.name == "swiss_roll":
+            return sources.swiss_roll_source(data.swiss_roll.noise)
+        if data.name == "heartbeat":
+            return sources.heartbeat_source(data.heartbeat.length, data.heartbeat.period)
+        if data.name == "dead_leaves":
+            return sources.dead_leaves_source(**data.dead_leaves.to_dict())
+        if data.name == "tfds":
+            settings = data.tfds.to_dict()
+            where = None if data_dir is None else Path(data_dir)
+            return sources.image_source(tfds.load(settings.pop("dataset"), data_dir=where, crop=crop, **settings))
+        if data.name == "folder":
+            return sources.image_source(_folder(Path(data_dir or ".") / data.folder.path, data.folder, crop))
+        return _file(Path(data_dir or ".") / data.file.path, config, crop)
     except ValueError as error:
-        raise UserError(f"config.data.file.path: {error}") from None
+        raise UserError(f"config.data.{data.name}: {error}") from None
 
 
-def _network(config: ConfigDict, kernel: Any, base: Schedule, dim: int) -> tuple[nn.Module, Callable[..., Any]]:
+def _folder(path: Path, settings: ConfigDict, crop: int | None) -> ImageSet:
+    named = folder.load(path, settings.on_error)
+    image_set.check_shapes([(name, image.shape) for name, image in named], crop)
+    return image_set.split([image for _, image in named], settings.held_out, crop)
+
+
+def _file(path: Path, config: ConfigDict, crop: int | None) -> Source:
+    data, binary = arrays.load(path), config.kernel == "binomial"
+    if data.ndim == 2:
+        return sources.vector_source(path, data, config.data.file.held_out, binary)
+    if binary:
+        raise ValueError(f"{path} holds images; kernel 'binomial' takes bits, [N, d]")
+    image_set.check_shapes([(path.name, data.shape[1:])], crop)
+    return sources.image_source(ImageSet(*arrays.split(data, config.data.file.held_out), crop))
+
+
+def _network(
+    config: ConfigDict, kernel: Any, base: Schedule, shape: tuple[int, ...]
+) -> tuple[nn.Module, Callable[..., Any]]:
     """The network, and the kernel's function that turns its outputs into a distribution."""
-    if config.reverse.covariance == "full" and dim > _MAX_FULL_DIM:
-        raise UserError(
-            f"config.reverse.covariance: 'full' is for up to {_MAX_FULL_DIM} dimensions, the data have {dim}; "
-            "use 'diagonal'"
-        )
+    _check_shape(config, shape)
+    dim = shape[-1]
     if config.kernel == "binomial":
         num_outputs = dim
     elif config.reverse.covariance == "full":
@@ -172,14 +203,71 @@ def _network(config: ConfigDict, kernel: Any, base: Schedule, dim: int) -> tuple
 
     name = config.network.name
     settings = config.network[name].to_dict()
-    network: nn.Module
-    if name == "time_mlp":
-        network = TimeMLP(num_outputs=num_outputs, clock=_clock(base), **settings)
-    elif name == "sigmoid_mlp":
-        network = SigmoidMLP(num_outputs=num_outputs, num_timesteps=config.num_timesteps, **settings)
+    classes = {"time_mlp": TimeMLP, "sigmoid_mlp": SigmoidMLP, "rbf": RBF, "multiscale": MultiscaleNet, "unet": UNet}
+    if name in ("sigmoid_mlp", "rbf"):
+        settings["num_timesteps"] = config.num_timesteps
     else:
-        network = RBF(num_outputs=num_outputs, num_timesteps=config.num_timesteps, **settings)
-    return network, to_distribution
+        settings["clock"] = _clock(base)
+    if name in _IMAGE_NETWORKS:
+        settings["dtype"] = jnp.dtype(config.network.dtype)
+    module: nn.Module = classes[name](num_outputs=num_outputs, **settings)
+    return module, to_distribution
+
+
+def _isotropic(outputs: Array) -> Array:
+    """Outputs [B, ..., 2 c] whose second half, the log-variances, is its mean over the whole example."""
+    mean, log_variance = jnp.split(outputs, 2, axis=-1)
+    axes = tuple(range(1, outputs.ndim))
+    return jnp.concatenate([mean, jnp.broadcast_to(log_variance.mean(axes, keepdims=True), mean.shape)], axis=-1)
+
+
+def _check_shape(config: ConfigDict, shape: tuple[int, ...]) -> None:
+    """See that the network fits examples of this shape."""
+    name = config.network.name
+    if (name in _IMAGE_NETWORKS) != (len(shape) == 3):
+        kind, fitting = ("images", _IMAGE_NETWORKS) if len(shape) == 3 else ("vectors", _VECTOR_NETWORKS)
+        raise UserError(f"config.network.name: '{name}' does not take {kind}; use {' or '.join(fitting)}")
+    if config.reverse.covariance == "full" and (len(shape) > 1 or shape[-1] > _MAX_FULL_DIM):
+        raise UserError(
+            f"config.reverse.covariance: 'full' is for up to {_MAX_FULL_DIM} dimensions, the data have "
+            f"{math.prod(shape)}; use 'diagonal'"
+        )
+    if len(shape) == 3:
+        factor = grid_factor(config)
+        if shape[0] % factor or shape[1] % factor:
+            raise UserError(
+                f"config.network.{name}: images of {shape[0]}x{shape[1]} are not divisible by {factor}, the pixels "
+                "of its coarsest scale; use fewer scales or levels, or config.data.crop"
+            )
+
+
+def check_size(experiment: Experiment, size: int) -> None:
+    """See that the network can be called on square images of another size than it was trained on.
+
+    Raises:
+      UserError: if it can't, saying why.
+    """
+    config = experiment.config
+    if len(experiment.shape) != 3:
+        raise UserError("--size: is for images")
+    if experiment.shape[:2] == (size, size):
+        return
+    network = config.network[config.network.name]
+    if config.network.name == "multiscale" and network.dense_layers:
+        raise UserError(f"--size: a dense path takes images of {experiment.shape[0]}x{experiment.shape[1]} only")
+    if config.network.name == "unet" and network.attention:
+        raise UserError("--size: attention was trained at one size; train with --config.network.unet.attention=False")
+    if size % (factor := grid_factor(config)):
+        raise UserError(
+            f"--size: must be a multiple of {factor}, the pixels of the network's coarsest scale, got {size}"
+        )
+
+
+def grid_factor(config: ConfigDict) -> int:
+    """Height and width of the images that a config's network takes are multiples of this."""
+    if config.network.name == "unet":
+        return config.network.unet.patch_size * 2 ** (len(config.network.unet.features) - 1)  # type: ignore[no-any-return]
+    return 2 ** (config.network.multiscale.num_scales - 1)  # type: ignore[no-any-return]
 
 
 def _clock(schedule: Schedule) -> Callable[[Array], Array]:

@@ -10,14 +10,18 @@ from matplotlib.figure import Figure
 
 from dpm_jax import plots, sampling
 from dpm_jax.data import Source
+from dpm_jax.evaluation.images import Pairs, nearest_training
 from dpm_jax.evaluation.report import Report
+from dpm_jax.evaluation.samples import draw
 from dpm_jax.experiment import Experiment, Params
 
 __all__ = ["of_bound", "of_model", "of_samples"]
 
 
 def of_samples(samples: np.ndarray, binary: bool) -> Figure:
-    """A picture of samples [n, d], in the data's own units."""
+    """A picture of samples [n, d] or [n, H, W, C], in the data's own units."""
+    if samples.ndim == 4:
+        return plots.images(samples[:144])
     return plots.bits(samples) if binary else plots.points(samples)
 
 
@@ -28,17 +32,26 @@ def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
 
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
-    """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for other vectors."""
+    """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for images and other vectors."""
     title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
     if report.limit_bits is not None:
         title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
     if experiment.config.kernel == "binomial":
         return _bits(key, experiment, params, source, title)
+    if len(experiment.shape) == 3:
+        num = experiment.config.evaluate.num_samples
+        samples = draw(key, experiment, params, source.standardization, num)
+        return _of_images(samples, nearest_training(samples, source), title)
     if experiment.shape == (2,):
         return _plane(key, experiment, params, source, title)
-    reverse = experiment.model(params).reverse
-    samples = sampling.ancestral(key, experiment.kernel, reverse, 2000, experiment.shape, report.num_timesteps)
-    return plots.points(np.asarray(source.standardization.invert(samples)))
+    return plots.points(draw(key, experiment, params, source.standardization, 2000))
+
+
+def _of_images(samples: np.ndarray, pairs: Pairs | None, title: str) -> Figure:
+    if pairs is None:
+        return plots.images(samples, title)
+    apart = f"nearest in training (median distance {np.median(pairs.distance):.2f}, least {pairs.distance.min():.2f})"
+    return plots.image_pairs(pairs.samples, pairs.nearest, title, ("samples", apart))
 
 
 def _states(key: Array, experiment: Experiment, params: Params, num: int, times: list[int]) -> list[np.ndarray]:

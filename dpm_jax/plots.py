@@ -24,6 +24,9 @@ __all__ = [
     "animate",
     "bit_trajectories",
     "bits",
+    "image_grid",
+    "image_pairs",
+    "images",
     "per_step_kl",
     "pixels",
     "point_trajectories",
@@ -153,6 +156,47 @@ def bit_trajectories(times: Sequence[int], reverse: Sequence[np.ndarray], data: 
     return figure
 
 
+def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images [n, H, W, C] on a grid as near to a square as can be, one array; gaps are of the least value."""
+    num, height, width, channels = images.shape
+    columns = columns or int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), images.min(), images.dtype)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def _show(axes: Axes, grid: np.ndarray, title: str) -> None:
+    if grid.dtype != np.uint8:
+        low, high = float(grid.min()), float(grid.max())
+        grid = (grid - low) / max(high - low, 1e-12)
+    shown = grid[..., 0] if grid.shape[-1] != 3 else grid
+    # Three channels carry their own range.
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255 if grid.dtype == np.uint8 else 1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[], title=title)
+
+
+def images(samples: np.ndarray, title: str = "") -> Figure:
+    """A grid of images [n, H, W, C], uint8 or real; of more than 3 channels, the first."""
+    grid = image_grid(samples)
+    side = 7 / max(grid.shape[:2])
+    size = (side * grid.shape[1], side * grid.shape[0] + (0.4 if title else 0))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    _show(axes, grid, title)
+    return figure
+
+
+def image_pairs(samples: np.ndarray, beside: np.ndarray, title: str, titles: tuple[str, str]) -> Figure:
+    """Two grids of images [n, H, W, C] side by side, image by image."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6.6), layout="constrained")
+    for one, grid, name in zip(axes, (samples, beside), titles, strict=True):
+        _show(one, image_grid(grid), name)
+    figure.suptitle(title)
+    return figure
+
+
 def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     """KL of each reverse step in bits, [T + 1], against t, and what it sums to from T down."""
     t = np.arange(2, len(kl))
@@ -166,22 +210,28 @@ def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
 
 
 def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool) -> None:
-    """The trajectory [n, num, d] as an animated GIF, from noise to samples, resting at the end."""
+    """A trajectory from noise to samples as an animated GIF that rests at the end.
+
+    Args:
+      times: [n], falling to 0.
+      states: [n, num, d] points or bits, or [n, num, H, W, C] images.
+      path: of the GIF.
+      binary: whether the states are bits.
+    """
     figure, axes = plt.subplots(figsize=(4.4, 4.6), layout="constrained")
-    if not binary:
-        corners = [
-            np.concatenate([states[0], states[-1]]).min(0)[:2],
-            np.concatenate([states[0], states[-1]]).max(0)[:2],
-        ]
+    ends = states[[0, -1]].reshape(-1, *states.shape[2:])
     frames = [*range(len(states)), *[len(states) - 1] * 12]
 
     def draw(frame: int) -> list[object]:
         axes.clear()
-        if binary:
+        if states.ndim == 5:
+            _show(axes, image_grid(states[frame][:64]), "")
+        elif binary:
             _rows(axes, states[frame][:40], "")
         else:
             axes.scatter(states[frame][:, 0], states[frame][:, 1], s=1.2, color=_BLUE, alpha=0.6, linewidths=0)
-            axes.set(xlim=(corners[0][0], corners[1][0]), ylim=(corners[0][1], corners[1][1]))
+            low, high = ends.min(0), ends.max(0)
+            axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.set_title(f"t = {times[frame]}")
         return []
 

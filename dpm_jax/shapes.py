@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from jax import Array
 
-__all__ = ["at", "sum_event"]
+__all__ = ["at", "chunk_size", "sum_event"]
 
 
 def at(values: Array, t: Array, like: Array) -> Array:
@@ -24,3 +26,8 @@ def at(values: Array, t: Array, like: Array) -> Array:
 def sum_event(x: Array) -> Array:
     """Sum over all axes but the batch's: [B, ...] -> [B]."""
     return x.reshape(x.shape[0], -1).sum(axis=1)
+
+
+def chunk_size(shape: tuple[int, ...], most: int) -> int:
+    """How many examples of this shape to put through a network at once, `most` for small ones: memory stays bounded."""
+    return max(16, min(most, 2**18 // math.prod(shape)))

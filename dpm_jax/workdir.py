@@ -38,10 +38,12 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
         check_source(read(workdir), source, workdir)
-    standardization = {name: np.asarray(value).tolist() for name, value in source.standardization._asdict().items()}
+    ours = source.standardization
+    units = {name: np.asarray(getattr(ours, name)).tolist() for name in ("mean", "scale")}
+    described = {"shape": source.shape, **units, "levels": ours.levels}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "data.json").write_text(json.dumps({"shape": source.shape, **standardization}) + "\n")
+        (workdir / "data.json").write_text(json.dumps(described) + "\n")
         config_lib.save(config, path)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
@@ -63,7 +65,10 @@ def read(workdir: Path) -> Description:
         if not (np.isfinite(mean).all() and (np.isfinite(scale) & (np.asarray(scale) > 0)).all()):
             raise ValueError("mean or scale is not finite")
         np.broadcast_to(mean, shape), np.broadcast_to(scale, shape)
-        return Description(config, shape, Standardization(mean, scale))
+        levels = data.get("levels")
+        if levels not in (None, 256):
+            raise ValueError(f"levels {levels}")
+        return Description(config, shape, Standardization(mean, scale, levels))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'data.json'}: missing or damaged: {error}") from error
 
@@ -76,6 +81,8 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
     """
     if source.shape != description.shape:
         raise UserError(f"{workdir}: was trained on data of shape {description.shape}, got {source.shape}")
+    if source.standardization.levels != description.standardization.levels:
+        raise UserError(f"{workdir}: was trained on pixels, or on real numbers, and these are the other")
     for name in ("mean", "scale"):
         ours, theirs = getattr(source.standardization, name), getattr(description.standardization, name)
         if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):

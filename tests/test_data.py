@@ -84,11 +84,11 @@ def test_large_offsets_are_taken_off_in_float64():
 def test_file_source_splits_without_overlap(tmp_path):
     data = np.arange(40, dtype=np.float64).reshape(20, 2)
     np.savez(tmp_path / "a.npz", samples=data)
-    source = sources.file(tmp_path / "a.npz", 0.25, binary=False)
+    source = sources.vector_source(tmp_path / "a.npz", arrays.load(tmp_path / "a.npz"), 0.25, binary=False)
     assert source.shape == (2,)
     assert source.num_held_out == 5
     kept = source.standardization.invert(source.held_out(KEY, 5))
-    drawn = source.standardization.invert(source.sample(KEY, 1000))
+    drawn = source.standardization.invert(source.supply(KEY, 1000))
     kept_rows, train_rows = ({round(float(v)) for v in rows[:, 0]} for rows in (kept, drawn))
     assert len(kept_rows) == 5
     assert kept_rows.isdisjoint(train_rows)
@@ -127,4 +127,4 @@ def test_missing_truncated_and_unlabelled_files_are_refused(tmp_path):
 def test_bits_are_checked_for_the_binomial_kernel(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[0.0, 2.0], [1.0, 0.0]]))
     with pytest.raises(ValueError, match="other values than 0 and 1"):
-        sources.file(tmp_path / "x.npy", 0.5, binary=True)
+        sources.vector_source(tmp_path / "x.npy", arrays.load(tmp_path / "x.npy"), 0.5, binary=True)

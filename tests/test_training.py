@@ -9,7 +9,7 @@ from dpm_jax import config as config_lib
 from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
-from dpm_jax.training import loop, step
+from dpm_jax.training import feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
 
@@ -34,13 +34,18 @@ def small(**changes):
     return experiment.build(config, source.shape), source
 
 
+def run_steps_of(built, source):
+    data = feed.open_feed(source.supply, built.config.seed, built.config.train.batch_size, 0, 10)
+    return step.make_run_steps(built, data.draw)
+
+
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
 def test_many_steps_in_one_dispatch_are_the_steps_one_by_one():
     built, source = small()
-    run = step.make_run_steps(built, source.sample)
+    run = run_steps_of(built, source)
     together, _ = run(step.init(built), 12)
     apart = step.init(built)
     for num in (1, 4, 7):
@@ -57,9 +62,9 @@ def test_a_dispatch_is_the_plain_train_step():
     losses = []
     for i in range(3):
         data_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-        state, loss, _ = step.train_step(built, state, noise_key, source.sample(data_key, 64))
+        state, loss, _ = step.train_step(built, state, noise_key, source.supply(data_key, 64))
         losses.append(float(loss))
-    dispatched, progress = step.make_run_steps(built, source.sample)(step.init(built), 3)
+    dispatched, progress = run_steps_of(built, source)(step.init(built), 3)
     np.testing.assert_allclose(progress.loss, np.mean(losses), rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), dispatched.params, state.params)
 
@@ -68,7 +73,7 @@ def test_average_is_corrected_for_its_start():
     built, source = small(optimizer__ema_decay=0.9)
     state = step.init(built)
     same(step.averaged_params(built, state), state.params)
-    run = step.make_run_steps(built, source.sample)
+    run = run_steps_of(built, source)
     history = []
     for _ in range(4):
         state, _ = run(state, 1)
@@ -102,7 +107,7 @@ def test_average_is_corrected_for_its_start():
 )
 def test_every_kind_of_model_learns(changes):
     built, source = small(**{"train__steps": 400, "optimizer__warmup_steps": 20, **changes})
-    run = step.make_run_steps(built, source.sample)
+    run = run_steps_of(built, source)
     key = jax.random.key(5)
     before = report.evaluate(key, built, step.init(built).params, source, 500, 0)
     state, progress = run(step.init(built), 400)
@@ -117,7 +122,7 @@ def test_every_kind_of_model_learns(changes):
 def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
     built, source = small(schedule__learned=True)
     start = built.model(step.init(built).params).schedule
-    state, _ = step.make_run_steps(built, source.sample)(step.init(built), 60)
+    state, _ = run_steps_of(built, source)(step.init(built), 60)
     end = built.model(state.params).schedule
     assert float(jnp.abs(end.log_nsr[2:-1] - start.log_nsr[2:-1]).max()) > 1e-2
     np.testing.assert_allclose(end.beta[1], start.beta[1], rtol=1e-6)
@@ -126,14 +131,14 @@ def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
 
 def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     built, source = small()
-    whole = loop.train(built, source.sample, tmp_path / "whole")
+    whole = loop.train(built, source.supply, tmp_path / "whole")
     first, _ = small(train__steps=60)
     # Stop at step 40 as a kill would: the checkpoint of step 40 is the last thing written.
-    state, _ = step.make_run_steps(first, source.sample)(step.init(first), 40)
+    state, _ = run_steps_of(first, source)(step.init(first), 40)
     with Checkpoints(tmp_path / "cut") as checkpoints:
         checkpoints.save(40, state)
     said = []
-    resumed = loop.train(built, source.sample, tmp_path / "cut", said.append)
+    resumed = loop.train(built, source.supply, tmp_path / "cut", said.append)
     assert "going on from step 40" in said[0]
     same(whole, resumed)
     assert resumed[0] == 60
@@ -142,8 +147,8 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     built, source = small()
-    first = loop.train(built, source.sample, tmp_path)
-    again = loop.train(built, source.sample, tmp_path)
+    first = loop.train(built, source.supply, tmp_path)
+    again = loop.train(built, source.supply, tmp_path)
     same(first, again)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
     same(loop.load_params(built, tmp_path), first)
@@ -154,7 +159,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(
 
     def poisoned(key, num):
         # A batch is known by its key; that of step 51 is bad.
-        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.sample(key, num))
+        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
 
     train_key = jax.random.split(jax.random.key(built.config.seed))[1]
     bad = jnp.stack([jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, 50))[0])[0]])
@@ -165,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(
 
 def test_only_the_newest_two_checkpoints_are_kept(tmp_path):
     built, source = small(train__checkpoint_every=10)
-    loop.train(built, source.sample, tmp_path)
+    loop.train(built, source.supply, tmp_path)
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [50, 60]
 
 
@@ -173,7 +178,7 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
     built, source = small()
     with pytest.raises(UserError, match="no checkpoint"):
         loop.load_params(built, tmp_path)
-    loop.train(built, source.sample, tmp_path)
+    loop.train(built, source.supply, tmp_path)
     other, _ = small(network__time_mlp__features=(17,))
     with pytest.raises(UserError, match="damaged or of another model"):
         loop.load_params(other, tmp_path)

@@ -1,4 +1,4 @@
-"""Vectors from a NumPy file: a user's own points or bit strings, held in memory."""
+"""Vectors or images from a NumPy file: a user's own data, held in memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ __all__ = ["Split", "load", "split"]
 
 
 class Split(NamedTuple):
-    """Rows to train on and rows kept back, each [n, d] float64."""
+    """Rows to train on and rows kept back, each [n, ...]."""
 
     train: np.ndarray
     held_out: np.ndarray
 
 
 def load(path: str | Path) -> np.ndarray:
-    """Read [N, d] float64 from a `.npy`, or from a `.npz` with the key `samples` (as `sample.py` writes).
+    """Read a `.npy`, or the key `samples` of a `.npz` (as `sample.py` writes).
+
+    Returns:
+      [N, d] float64 vectors, or [N, H, W, C] images, uint8 or (of any other numbers) float32;
+      [N, H, W] becomes [N, H, W, 1].
 
     Raises:
-      ValueError: if the file is missing or unreadable, is not [N, d] with N >= 2 of
-        numbers, or holds NaN or infinity. Pickled objects are refused.
+      ValueError: if the file is missing or unreadable, is of no such shape with N >= 2, does not
+        hold numbers, or holds NaN or infinity. Pickled objects are refused.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -35,15 +39,20 @@ def load(path: str | Path) -> np.ndarray:
                 loaded = archive["samples"]
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    if loaded.ndim != 2 or loaded.shape[0] < 2 or loaded.shape[1] < 1:
-        raise ValueError(f"{path} has shape {loaded.shape}; vectors need [N, d] with N >= 2")
+    if loaded.ndim not in (2, 3, 4) or loaded.shape[0] < 2 or 0 in loaded.shape:
+        raise ValueError(
+            f"{path} has shape {loaded.shape}; vectors need [N, d], images [N, H, W] or [N, H, W, C], with N >= 2"
+        )
     if not (np.issubdtype(loaded.dtype, np.number) or loaded.dtype == bool) or np.iscomplexobj(loaded):
         raise ValueError(f"{path} holds {loaded.dtype}; real numbers are needed")
-    data: np.ndarray = loaded.astype(np.float64)
-    bad = ~np.isfinite(data).all(axis=1)
-    if bad.any():
-        raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")
-    return data
+    if loaded.ndim > 2 and loaded.dtype == np.uint8:
+        data: np.ndarray = loaded
+    else:
+        data = loaded.astype(np.float64 if loaded.ndim == 2 else np.float32)
+        bad = ~np.isfinite(data.reshape(len(data), -1)).all(axis=1)
+        if bad.any():
+            raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")
+    return data[..., None] if data.ndim == 3 else data
 
 
 def split(data: np.ndarray, fraction: float) -> Split:

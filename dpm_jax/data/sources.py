@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,36 +12,65 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax.data import arrays, heartbeat, swiss_roll
-from dpm_jax.data.standardization import Standardization, fit, identity
+from dpm_jax.data import arrays, dead_leaves, heartbeat, image_set, stream, swiss_roll
+from dpm_jax.data.image_set import ImageSet
+from dpm_jax.data.standardization import Standardization, fit, identity, of_pixels
 
-__all__ = ["Source", "file", "heartbeat_source", "swiss_roll_source"]
+__all__ = [
+    "Source",
+    "Stream",
+    "Supply",
+    "dead_leaves_source",
+    "heartbeat_source",
+    "image_source",
+    "swiss_roll_source",
+    "vector_source",
+]
+
+
+class Stream(NamedTuple):
+    """Batches made on the host.
+
+    Attributes:
+      batches: (seed, batch_size, step) -> iterator of [batch_size, *shape] in the data's own units, from
+        that step on; a function of seed and step alone.
+      prepare: (key, batch) -> [batch_size, *shape] in the model's units, traceable.
+    """
+
+    batches: Callable[[int, int, int], Iterator[np.ndarray]]
+    prepare: Callable[[Array, Array], Array]
+
+
+Supply = Callable[[Array, int], Array] | Stream
 
 
 class Source(NamedTuple):
-    """A distribution over examples, in the model's units, drawn from on the device.
+    """A distribution over examples, in the model's units.
 
     Attributes:
       shape: of one example.
       unit: what K is a number of, for tables ("bits/point", ...).
-      sample: (key, num) -> [num, *shape] to train on; traceable.
+      supply: what is trained on: (key, num) -> [num, *shape], traceable; or a `Stream` from the host.
       held_out: (key, num) -> [num, *shape] never trained on.
       num_held_out: how many of those exist; None where there is no end.
       standardization: between the model's units and the data's own.
       log_prob: [B, *shape] -> [B] exact log-density in nats; None where unknown.
       mean_log_prob: E log p(x) in nats, the limit of K; None where unknown.
       support: [n, *shape] all values, equally likely; None where there are too many.
+      train_examples: num -> [up to num, *shape] of what is trained on, in the data's own units; None
+        where every example is fresh.
     """
 
     shape: tuple[int, ...]
     unit: str
-    sample: Callable[[Array, int], Array]
+    supply: Supply
     held_out: Callable[[Array, int], Array]
     num_held_out: int | None
     standardization: Standardization
-    log_prob: Callable[[Array], Array] | None
-    mean_log_prob: Callable[[], float] | None
-    support: Array | None
+    log_prob: Callable[[Array], Array] | None = None
+    mean_log_prob: Callable[[], float] | None = None
+    support: Array | None = None
+    train_examples: Callable[[int], np.ndarray] | None = None
 
 
 def swiss_roll_source(noise: float) -> Source:
@@ -51,13 +80,12 @@ def swiss_roll_source(noise: float) -> Source:
     return Source(
         shape=(2,),
         unit="bits/point",
-        sample=sample,
+        supply=sample,
         held_out=sample,
         num_held_out=None,
         standardization=identity(),
         log_prob=partial(swiss_roll.log_prob, noise=noise, nodes=nodes),
         mean_log_prob=lambda: float(swiss_roll.mean_log_prob(noise, nodes)),
-        support=None,
     )
 
 
@@ -67,7 +95,7 @@ def heartbeat_source(length: int, period: int) -> Source:
     return Source(
         shape=(length,),
         unit="bits/sequence",
-        sample=sample,
+        supply=sample,
         held_out=sample,
         num_held_out=None,
         standardization=identity(),
@@ -77,18 +105,77 @@ def heartbeat_source(length: int, period: int) -> Source:
     )
 
 
-def file(path: Path, held_out: float, binary: bool) -> Source:
-    """Vectors from a `.npy` or `.npz` file, standardised coordinate by coordinate unless binary.
+def dead_leaves_source(size: int, channels: int, r_min: float, r_max: float) -> Source:
+    """Dead leaves; see `dead_leaves`.
+
+    Raises:
+      ValueError: as `dead_leaves.sample`.
+    """
+    standardization = _standard_dead_leaves()
+    draw = partial(dead_leaves.sample, size=size, channels=channels, r_min=r_min, r_max=r_max)
+    jax.eval_shape(lambda: draw(jax.random.key(0), 1))  # wrong settings are refused now
+
+    def sample(key: Array, num: int) -> Array:
+        image_key, noise_key = jax.random.split(key)
+        return standardization.dequantize(noise_key, draw(image_key, num))
+
+    return Source(
+        shape=(size, size, channels),
+        unit="bits/pixel",
+        supply=sample,
+        held_out=jax.jit(sample, static_argnums=1),
+        num_held_out=None,
+        standardization=standardization,
+    )
+
+
+def _standard_dead_leaves() -> Standardization:
+    mean, std = dead_leaves.mean_and_std()
+    return Standardization(np.asarray(mean), np.asarray(std), 256)
+
+
+def image_source(images: ImageSet) -> Source:
+    """Images in memory; see `image_set` and `stream`.
+
+    Raises:
+      ValueError: if all pixels are the same.
+      ImportError: (from `batches`) if grain is not installed.
+    """
+    standardization = of_pixels(*image_set.moments(images.train), images.levels)
+
+    def choose(part: image_set.Collection, rng: np.random.Generator, num: int) -> np.ndarray:
+        whole = images.crop is None
+        index = rng.permutation(len(part))[:num] if whole else rng.integers(0, len(part), num)
+        return image_set.crops(part, index, rng.random((len(index), 2)), images.crop)
+
+    def held_out(key: Array, num: int) -> Array:
+        chosen = choose(images.held_out, np.random.default_rng(np.asarray(jax.random.key_data(key))), num)
+        return standardization.dequantize(key, chosen)
+
+    return Source(
+        shape=images.shape,
+        unit="bits/pixel",
+        supply=Stream(partial(stream.batches, images), standardization.dequantize),
+        held_out=held_out,
+        num_held_out=None if images.crop else len(images.held_out),
+        standardization=standardization,
+        train_examples=lambda num: choose(images.train, np.random.default_rng(0), num),
+    )
+
+
+def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool) -> Source:
+    """Vectors [N, d] from a file, standardised coordinate by coordinate unless binary.
 
     Args:
-      path: see `arrays.load`.
+      path: for messages.
+      data: see `arrays.load`.
       held_out: fraction of the rows kept back for evaluation.
       binary: whether the kernel wants bits; the file must then hold 0 and 1 alone.
 
     Raises:
-      ValueError: as `arrays.load`, or if bits are wanted and not there, or a coordinate is constant.
+      ValueError: if bits are wanted and not there, or a coordinate is constant.
     """
-    train, kept = arrays.split(arrays.load(path), held_out)
+    train, kept = arrays.split(data, held_out)
     if binary and not all(np.isin(part, (0, 1)).all() for part in (train, kept)):
         raise ValueError(f"{path} holds other values than 0 and 1, which kernel 'binomial' needs")
     standardization = identity() if binary else fit(train)
@@ -98,11 +185,8 @@ def file(path: Path, held_out: float, binary: bool) -> Source:
     return Source(
         shape=train.shape[1:],
         unit="bits/example",
-        sample=lambda key, num: rows[jax.random.randint(key, (num,), 0, len(rows))],
+        supply=lambda key, num: rows[jax.random.randint(key, (num,), 0, len(rows))],
         held_out=lambda key, num: jax.random.permutation(key, kept_rows)[:num],
         num_held_out=len(kept),
         standardization=standardization,
-        log_prob=None,
-        mean_log_prob=None,
-        support=None,
     )

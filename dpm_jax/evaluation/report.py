@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound, optimal
-from dpm_jax.data import Source
+from dpm_jax import bound, gaussian, optimal
+from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Model, Params
 from dpm_jax.schedules import Schedule
-from dpm_jax.units import bits
+from dpm_jax.shapes import chunk_size
+from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
 __all__ = ["Report", "evaluate", "table", "write"]
 
+# Examples at a time, of small ones.
 _CHUNK = 4096
 
 
 class Report(NamedTuple):
-    """All in bits an example; keys of `evaluation.json`.
+    """All in bits, of `unit` (a pixel of an image, else an example); keys of `evaluation.json`.
 
     Attributes:
       bound_bits: K, the lower bound on the log-likelihood.
@@ -41,6 +44,12 @@ class Report(NamedTuple):
       edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
       entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
         H_q(X_T | X_0), H_p(X_T), the edge entropies of equation 14.
+      discrete_bits_per_dim: upper bound on the code length of 8-bit pixels that K stands for, see `units`;
+        less is better; None unless the data are pixels.
+      discrete_stderr: its standard error.
+      discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
+        p(x_0 | x_1) given by the mass in each pixel's bin (`gaussian.bin_log_prob`).
+      discretized_stderr: its standard error.
       edge: treatment of p(x_0 | x_1), "forward" or "decoder".
       unit: of all of these.
       num_examples, num_timesteps, step: what was evaluated.
@@ -62,6 +71,10 @@ class Report(NamedTuple):
     entropy_first_bits: float
     entropy_last_bits: float
     entropy_prior_bits: float
+    discrete_bits_per_dim: float | None
+    discrete_stderr: float | None
+    discretized_bits_per_dim: float | None
+    discretized_stderr: float | None
     edge: str
     unit: str
     num_examples: int
@@ -70,14 +83,16 @@ class Report(NamedTuple):
     per_step_kl_bits: list[float]
 
 
-def _in_chunks(key: Array, experiment: Experiment, model: Model, x_0: Array) -> tuple[bound.Bound, np.ndarray]:
+def _in_chunks(
+    key: Array, experiment: Experiment, model: Model, x_0: Array, edge: bound.Edge
+) -> tuple[bound.Bound, np.ndarray]:
     """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples."""
 
     @jax.jit
     def chunk_bound(key: Array, chunk: Array) -> bound.Bound:
-        return bound.evaluate(key, experiment.kernel, *model, chunk, edge=experiment.edge)
+        return bound.evaluate(key, experiment.kernel, *model, chunk, edge=edge)
 
-    fewest = -(-len(x_0) // _CHUNK)
+    fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.
     num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
@@ -85,6 +100,18 @@ def _in_chunks(key: Array, experiment: Experiment, model: Model, x_0: Array) -> 
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
     return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
+
+
+def _discretized(
+    key: Array, experiment: Experiment, model: Model, standardization: Standardization, x_0: Array
+) -> np.ndarray:
+    """Bits a dimension of each example's pixels, without dequantisation, [N]."""
+    levels = standardization.levels or 0
+    lowest, highest = (float(standardization.centres(np.asarray(v))) for v in (0, levels - 1))
+    width = (highest - lowest) / (levels - 1)
+    edge = partial(gaussian.bin_log_prob, width=width, lowest=lowest, highest=highest)
+    result, _ = _in_chunks(key, experiment, model, standardization.centres(standardization.invert(x_0)), edge)
+    return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
 
 
 def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Source, x_0: Array) -> float | None:
@@ -95,7 +122,7 @@ def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Sou
     reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
     if experiment.edge == "forward":
         reverse = experiment.kernel.forward_edge(schedule, reverse)
-    best, _ = _in_chunks(key, experiment, Model(schedule, reverse), x_0)
+    best, _ = _in_chunks(key, experiment, Model(schedule, reverse), x_0, experiment.edge)
     return float(np.mean(np.asarray(best.k, np.float64)))
 
 
@@ -122,16 +149,25 @@ def evaluate(
         raise UserError(f"--num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
     x_0 = source.held_out(data_key, num_examples)
     model = experiment.model(params)
-    result, per_step = _in_chunks(noise_key, experiment, model, x_0)
-    null = bits(np.asarray(experiment.kernel.null_log_prob(x_0), np.float64))
-    k = bits(np.asarray(result.k, np.float64))
+    result, per_step = _in_chunks(noise_key, experiment, model, x_0, experiment.edge)
+    parts = num_parts(source.shape)
+
+    def in_unit(nats: Array | np.ndarray) -> np.ndarray:
+        return np.asarray(bits(np.asarray(nats, np.float64)) / parts)
+
+    null, k = in_unit(experiment.kernel.null_log_prob(x_0)), in_unit(result.k)
     gap = None
     if source.log_prob is not None:
-        gap = bits(np.asarray(jax.jit(source.log_prob)(x_0), np.float64)) - k
+        gap = in_unit(jax.jit(source.log_prob)(x_0)) - k
+    discrete = discretized = None
+    if source.standardization.levels is not None:
+        k_nats = np.asarray(result.k, np.float64)
+        discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
+        discretized = _discretized(noise_key, experiment, model, source.standardization, x_0)
     ceiling = _ceiling(noise_key, experiment, model.schedule, source, x_0)
 
     def mean_bits(values: Array) -> float:
-        return float(bits(np.mean(np.asarray(values, np.float64))))
+        return float(in_unit(values).mean())
 
     return Report(
         bound_bits=float(k.mean()),
@@ -139,22 +175,26 @@ def evaluate(
         null_bits=float(null.mean()),
         gain_bits=float((k - null).mean()),
         gain_stderr_bits=_stderr(k - null),
-        limit_bits=None if source.mean_log_prob is None else float(bits(source.mean_log_prob())),
+        limit_bits=None if source.mean_log_prob is None else float(in_unit(np.asarray(source.mean_log_prob()))),
         gap_bits=None if gap is None else float(gap.mean()),
         gap_stderr_bits=None if gap is None else _stderr(gap),
-        ceiling_bits=None if ceiling is None else float(bits(ceiling)),
+        discrete_bits_per_dim=None if discrete is None else float(discrete.mean()),
+        discrete_stderr=None if discrete is None else _stderr(discrete),
+        discretized_bits_per_dim=None if discretized is None else float(discretized.mean()),
+        discretized_stderr=None if discretized is None else _stderr(discretized),
+        ceiling_bits=None if ceiling is None else float(in_unit(np.asarray(ceiling))),
         edge_bits=mean_bits(result.edge),
         kl_bits=mean_bits(result.kl),
         prior_kl_bits=mean_bits(result.prior_kl),
         entropy_first_bits=mean_bits(result.entropy_first),
         entropy_last_bits=mean_bits(result.entropy_last),
         entropy_prior_bits=mean_bits(result.entropy_prior),
-        edge=experiment.edge,
+        edge=experiment.config.edge,
         unit=source.unit,
         num_examples=num_examples,
         num_timesteps=experiment.config.num_timesteps,
         step=step,
-        per_step_kl_bits=[float(value) for value in bits(per_step)],
+        per_step_kl_bits=[float(value) for value in in_unit(per_step)],
     )
 
 
@@ -178,6 +218,8 @@ def table(report: Report) -> str:
         ("  H_q(X_1|X_0)", report.entropy_first_bits, None),
         ("  H_q(X_T|X_0)", report.entropy_last_bits, None),
         ("  H_p(X_T)", report.entropy_prior_bits, None),
+        ("bits/dim of the pixels, dequantised", report.discrete_bits_per_dim, report.discrete_stderr),
+        ("bits/dim of the pixels, discretised decoder", report.discretized_bits_per_dim, report.discretized_stderr),
     ]
     lines = [f"{report.unit}, {report.num_examples} held-out examples, T = {report.num_timesteps}, step {report.step}"]
     for name, value, stderr in rows:
@@ -186,13 +228,13 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def write(report: Report, path: Path) -> None:
-    """Write `evaluation.json`.
+def write(report: Report, path: Path, **more: Any) -> None:
+    """Write `evaluation.json`, with the sections `more` beside the report's fields.
 
     Raises:
       UserError: if the file can't be written.
     """
     try:
-        path.write_text(json.dumps(report._asdict(), indent=1) + "\n")
+        path.write_text(json.dumps(report._asdict() | more, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["PerTimestepReadout"]
+__all__ = ["BumpReadout", "PerTimestepReadout"]
 
 
 class PerTimestepReadout(nn.Module):
@@ -28,3 +29,25 @@ class PerTimestepReadout(nn.Module):
         weights = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.num_timesteps, self.num_outputs))
         return (hidden[:, None, :] @ weights[t - 1])[:, 0] + bias[t - 1]
+
+
+class BumpReadout(nn.Module):
+    """z_i(t) = sum_j y_ij g_j(t), at every pixel i, with normalised bumps g_j (paper, appendix D.2.2).
+
+    Called with hidden [B, H, W, h] and g(t) [B, J], see `bump_basis`; returns [B, H, W, num_outputs].
+    Zero at initialisation.
+
+    Attributes:
+      num_outputs: outputs a pixel, z_mu and z_Sigma.
+    """
+
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, hidden: Array, bumps: Array) -> Array:
+        num_bumps = bumps.shape[-1]
+        weights = self.param("kernel", nn.initializers.zeros, (hidden.shape[-1], num_bumps, self.num_outputs))
+        bias = self.param("bias", nn.initializers.zeros, (num_bumps, self.num_outputs))
+        # All pixels of an image share t: mixing the weights first is one small product an image, not J a pixel.
+        mixed = jnp.einsum("bj,hjk->bhk", bumps, weights)
+        return jnp.einsum("bxyh,bhk->bxyk", hidden, mixed) + (bumps @ bias)[:, None, None]

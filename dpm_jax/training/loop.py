@@ -7,22 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax import Array
 from tqdm import tqdm
 
+from dpm_jax.data.sources import Supply
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.training import feed
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter
-from dpm_jax.units import bits
+from dpm_jax.units import bits, num_parts
 
 __all__ = ["load_params", "train"]
 
 
 def train(
     experiment: Experiment,
-    draw: Callable[[Array, int], Array],
+    supply: Supply,
     workdir: Path,
     report: Callable[[str], None] = print,
 ) -> tuple[int, Params]:
@@ -30,7 +31,7 @@ def train(
 
     Args:
       experiment: what to train.
-      draw: (key, num) -> batch of training data, traceable.
+      supply: of a `Source`.
       workdir: see `workdir.claim`.
       report: told in words what goes on.
 
@@ -40,19 +41,21 @@ def train(
     Raises:
       UserError: if the checkpoint can't be read, or a loss is not finite (the last checkpoint stays).
     """
-    settings = experiment.config.train
+    config, settings = experiment.config, experiment.config.train
     state = step_lib.init(experiment)
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.latest() is not None:
             state = checkpoints.restore(state)
             report(f"going on from step {int(state.step)} in {workdir}")
-        run_steps = step_lib.make_run_steps(experiment, draw)
         step = int(state.step)
+        data = feed.open_feed(supply, config.seed, settings.batch_size, step, settings.log_every)
+        run_steps = step_lib.make_run_steps(experiment, data.draw)
         with MetricsWriter(workdir, step) as metrics, _bar(step, settings.steps) as bar:
             while step < settings.steps:
                 started = time.perf_counter()
-                num = _until_boundary(step, settings.steps, settings.log_every, settings.checkpoint_every)
-                state, progress = run_steps(state, num)
+                periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
+                num = _until_boundary(step, settings.steps, *periods)
+                state, progress = run_steps(state, num, data.take(num))
                 if (failed_at := int(progress.failed_at)) >= 0:
                     kept = checkpoints.latest()
                     where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
@@ -60,7 +63,7 @@ def train(
                         f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate"
                     )
                 step += num
-                loss = float(bits(progress.loss))
+                loss = float(bits(progress.loss)) / num_parts(experiment.shape)
                 rate = num / (time.perf_counter() - started)
                 metrics.scalars(
                     step,

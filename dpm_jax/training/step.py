@@ -81,17 +81,17 @@ def averaged_params(experiment: Experiment, state: TrainState) -> Params:
 
 
 def make_run_steps(
-    experiment: Experiment, draw: Callable[[Array, int], Array]
-) -> Callable[[TrainState, int], tuple[TrainState, Progress]]:
-    """Compiled `run_steps(state, num)`: `num` steps in one dispatch, each on a batch `draw(key, batch_size)`.
+    experiment: Experiment, draw: Callable[[Array, Any], Array]
+) -> Callable[[TrainState, int, Any], tuple[TrainState, Progress]]:
+    """Compiled `run_steps(state, num, batches)`: `num` steps in one dispatch, each on a batch `draw(key, batches[i])`.
 
-    `num` is traced, so that every length is the same program. It stops early at a step
-    whose loss or gradient is not finite, and says which. The state is donated.
+    `num` is traced, so that every length is the same program; `batches` is [capacity >= num, ...],
+    or None where `draw` needs nothing but a key. It stops early at a step whose loss or gradient
+    is not finite, and says which. The state is donated.
     """
     train_key = _streams(experiment)[1]
-    batch_size = experiment.config.train.batch_size
 
-    def run_steps(state: TrainState, num: int) -> tuple[TrainState, Progress]:
+    def run_steps(state: TrainState, num: int, batches: Any = None) -> tuple[TrainState, Progress]:
         end = state.step + num
         start = state.step
 
@@ -101,7 +101,7 @@ def make_run_steps(
         def advance(carry: tuple[TrainState, Progress]) -> tuple[TrainState, Progress]:
             state, progress = carry
             data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, state.step))
-            x_0 = draw(data_key, batch_size)
+            x_0 = draw(data_key, jax.tree.map(lambda a: a[state.step - start], batches))
             new_state, loss, grad_norm = train_step(experiment, state, noise_key, x_0)
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
             return new_state, Progress(

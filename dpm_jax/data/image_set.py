@@ -1,0 +1,121 @@
+"""Images held in memory, to train on and to evaluate on: whole, or as random crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Collection", "ImageSet", "check_shapes", "collect", "crops", "moments", "split"]
+
+# [N, H, W, C] where all have one size; one [H, W, C] after another where they have not, or where
+# each is decoded when it is looked at.
+Collection = np.ndarray | Sequence[np.ndarray]
+
+# Enough for a mean and a variance to 1e-3, where looking at an image means decoding it.
+_FOR_MOMENTS = 10_000
+
+
+class ImageSet(NamedTuple):
+    """Images of one number of channels, uint8 or float32.
+
+    Attributes:
+      train: to train on.
+      held_out: never trained on.
+      crop: side of the random squares that are the examples; None where the images themselves are.
+    """
+
+    train: Collection
+    held_out: Collection
+    crop: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, (H, W, C)."""
+        first = self.train[0].shape
+        return first if self.crop is None else (self.crop, self.crop, first[-1])
+
+    @property
+    def levels(self) -> int | None:
+        """256 for uint8; None for real numbers."""
+        return 256 if self.train[0].dtype == np.uint8 else None
+
+
+def collect(images: Sequence[np.ndarray]) -> Collection:
+    """As one array, if all have one shape."""
+    if len({image.shape for image in images}) == 1:
+        return np.stack(images)
+    return list(images)
+
+
+def check_shapes(shapes: Sequence[tuple[str, tuple[int, ...]]], crop: int | None) -> None:
+    """See that all images can be examples of one shape.
+
+    Args:
+      shapes: name and (H, W, C) of each.
+      crop: side of the crops, None for none.
+
+    Raises:
+      ValueError: if channels differ, or sizes do and there are no crops, or a crop does not fit; it names an image.
+    """
+    name, first = shapes[0]
+    for other, shape in shapes:
+        if shape[-1] != first[-1]:
+            raise ValueError(f"{name} has {first[-1]} channels and {other} has {shape[-1]}")
+        if crop is None and shape != first:
+            raise ValueError(
+                f"{name} is {first[0]}x{first[1]} and {other} {shape[0]}x{shape[1]}; "
+                "set config.data.crop to take crops of one size"
+            )
+        if crop is not None and min(shape[:2]) < crop:
+            raise ValueError(f"{other} is {shape[0]}x{shape[1]}, smaller than config.data.crop={crop}")
+
+
+def split(images: Sequence[np.ndarray], fraction: float, crop: int | None) -> ImageSet:
+    """Keep a fraction of the images back; of a single one, the lowest rows, so that no crop lies in both parts.
+
+    Raises:
+      ValueError: if a single image is not to be cropped, or is too small to be parted.
+    """
+    if len(images) > 1:
+        order = np.random.RandomState(0).permutation(len(images))
+        kept = min(max(round(fraction * len(images)), 1), len(images) - 1)
+        return ImageSet(collect([images[i] for i in order[kept:]]), collect([images[i] for i in order[:kept]]), crop)
+    if crop is None:
+        raise ValueError("there is one image only; set config.data.crop to take crops of it")
+    height = images[0].shape[0]
+    rows = max(round(fraction * height), crop)
+    if height - rows < crop:
+        raise ValueError(
+            f"an image of height {height} has no room for crops of {crop} to train on and others to evaluate on"
+        )
+    return ImageSet(images[0][None, :-rows], images[0][None, -rows:], crop)
+
+
+def crops(images: Collection, index: np.ndarray, place: np.ndarray, side: int | None) -> np.ndarray:
+    """One example of each of the indexed images, [B, side, side, C]; the whole image if side is None.
+
+    Args:
+      images: see `Collection`.
+      index: [B] which.
+      place: [B, 2] in [0, 1), where in each.
+      side: of the crops.
+    """
+    if side is None:
+        return images[index] if isinstance(images, np.ndarray) else np.stack([images[i] for i in index])
+    taken = []
+    for i, (down, right) in zip(index, place, strict=True):
+        image = images[i]
+        top, left = (int(u * (size - side + 1)) for u, size in zip((down, right), image.shape[:2], strict=True))
+        taken.append(image[top : top + side, left : left + side])
+    return np.stack(taken)
+
+
+def moments(images: Collection) -> tuple[float, float]:
+    """Mean and variance over all pixels and channels (of the first 10 000 images, where they are not in one array)."""
+    parts = [images[i] for i in range(min(len(images), _FOR_MOMENTS))] if not isinstance(images, np.ndarray) else images
+    count = sum(part.size for part in parts)
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
+    squares = sum(float(((part - mean) ** 2).sum(dtype=np.float64)) for part in parts)
+    return mean, squares / count

@@ -1,0 +1,106 @@
+"""Images of TensorFlow Datasets, read without TensorFlow."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from dpm_jax.data.image_set import Collection, ImageSet, check_shapes, collect
+
+__all__ = ["load"]
+
+_INSTALL = "pip install -e '.[data]'"
+
+
+class _Decoding(Sequence[np.ndarray]):
+    """Images decoded when they are looked at."""
+
+    def __init__(self, records: Any, feature: str) -> None:
+        self._records, self._feature = records, feature
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        image: np.ndarray = self._records[int(index)][self._feature]
+        return image
+
+
+def load(
+    name: str,
+    feature: str,
+    train_split: str,
+    held_out_split: str,
+    data_dir: Path | None,
+    crop: int | None,
+    in_memory: bool,
+) -> ImageSet:
+    """Both splits of a dataset; where it is not prepared yet, it is downloaded.
+
+    Args:
+      name: "mnist", "cifar10", ..., with a config or version where wanted ("celeb_a_hq/64").
+      feature: the name of its image feature.
+      train_split: "train", "train[:1000]", ...
+      held_out_split: "test", ...
+      data_dir: where datasets are prepared; None for TFDS_DATA_DIR, or the home folder's tensorflow_datasets.
+      crop: side of random crops; None for whole images, which must then be of one size.
+      in_memory: decode all images once, now; or each whenever it is needed.
+
+    Raises:
+      ValueError: if the dataset, split or feature is not there, or can't be prepared, or its
+        images are of several sizes and not cropped.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(f"TFDS datasets need more packages ({error}): {_INSTALL}") from error
+
+    def open_split(split: str) -> Any:
+        try:
+            return tfds.data_source(name, split=split, data_dir=data_dir)
+        except tfds.core.registered.DatasetNotFoundError:
+            close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"TFDS has no dataset {name!r}{hint}") from None
+        except ImportError as error:
+            raise ValueError(
+                f"{name!r} is not prepared in {data_dir or 'the TFDS folder'}, and preparing it needs more packages "
+                f"({error}): pip install -e '.[prepare]'"
+            ) from error
+        # Downloads, archives and unknown splits fail in their own ways; what they say is the reason.
+        except Exception as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"cannot open {name!r}, split {split!r}: {reason[:300]}") from error
+
+    def images(split: str) -> Collection:
+        records = open_split(split)
+        features = records.dataset_info.features
+        known = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+        if feature not in known:
+            raise ValueError(f"{name!r} has no image feature {feature!r}, but {', '.join(known) or 'none'}")
+        if len(records) == 0:
+            raise ValueError(f"{name!r}, split {split!r}, is empty")
+        decoding = _Decoding(records, feature)
+        if features[feature].np_dtype != np.uint8:
+            raise ValueError(f"{name!r} has images of {features[feature].np_dtype}; 8 bits a channel are needed")
+        if in_memory:
+            decoded = decoding[:]
+            check_shapes([(f"{split}[{i}]", image.shape) for i, image in enumerate(decoded)], crop)
+            return collect(decoded)
+        if crop is None and None in features[feature].shape:
+            raise ValueError(f"{name!r} has images of several sizes; set config.data.crop to take crops of one size")
+        return decoding
+
+    return ImageSet(images(train_split), images(held_out_split), crop)

@@ -1,0 +1,57 @@
+"""How batches reach the train step: drawn on the device, or brought from the host, many steps' at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from dpm_jax.data.sources import Stream, Supply
+
+__all__ = ["Feed", "open_feed"]
+
+# What one dispatch may bring along.
+_MAX_BYTES = 2**28
+
+
+class Feed(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+      take: num -> the next num batches, [capacity, batch_size, ...], what is beyond num being
+        zeros, so that every dispatch has one shape; None where nothing comes from the host.
+      draw: (key, batch) -> x_0 [batch_size, ...], traceable; batch is one of those taken, or None.
+      capacity: the most steps of one dispatch; None for no limit.
+    """
+
+    take: Callable[[int], np.ndarray | None]
+    draw: Callable[[Array, Any], Array]
+    capacity: int | None
+
+
+def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) -> Feed:
+    """The feed of a run that goes on from `step`.
+
+    Args:
+      supply: of a `Source`.
+      seed: of the order of the data.
+      batch_size: examples a step.
+      step: optimizer steps taken already.
+      most: steps of a dispatch, at most.
+    """
+    if not isinstance(supply, Stream):
+        return Feed(lambda num: None, lambda key, _: supply(key, batch_size), None)
+    batches = supply.batches(seed, batch_size, step)
+    ahead = [next(batches)]
+    capacity = max(1, min(most, _MAX_BYTES // ahead[0].nbytes))
+
+    def take(num: int) -> np.ndarray:
+        taken = np.zeros((capacity, *ahead[0].shape), ahead[0].dtype)
+        for i in range(num):
+            taken[i] = ahead[0]
+            ahead[0] = next(batches)
+        return taken
+
+    return Feed(take, supply.prepare, capacity)

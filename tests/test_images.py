@@ -1,0 +1,296 @@
+"""Images: exact round trips, crops, folders, arrays, TFDS, and every way in which files are not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dpm_jax import config as config_lib
+from dpm_jax import experiment
+from dpm_jax.data import arrays, folder, image_set, sources, standardization
+from dpm_jax.data.image_set import ImageSet
+from dpm_jax.errors import UserError
+from tests.real_data import TEXTURES, TFDS_DIR, needs_dataset, needs_textures
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+def pixels(*shape):
+    return RNG.integers(0, 256, shape).astype(np.uint8)
+
+
+# --- Standardisation ---
+
+
+@settings(max_examples=25, deadline=None)
+@given(mean=st.floats(0, 255), std=st.floats(0.5, 128), seed=st.integers(0, 1000))
+def test_pixels_come_back_exactly(mean, std, seed):
+    standard = standardization.of_pixels(mean, std**2, 256)
+    raw = np.tile(np.arange(256, dtype=np.uint8), 200).reshape(2, 160, 160, 1)
+    x = standard.dequantize(jax.random.key(seed), raw)
+    assert x.dtype == jnp.float32
+    back = standard.invert(x)
+    assert back.dtype == jnp.uint8
+    np.testing.assert_array_equal(back, raw)
+    np.testing.assert_array_equal(standard.invert(standard.centres(raw)), raw)
+
+
+def test_the_noise_is_uniform_over_one_step():
+    noise = np.asarray(standardization.dequantization_noise(KEY, (1000, 1000)), np.float64)
+    assert noise.min() > 0
+    assert noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 5 / np.sqrt(12 * noise.size)
+    assert abs(noise.var() - 1 / 12) < 5 * np.sqrt(1 / 180 / noise.size)
+
+
+def test_the_whole_set_gets_zero_mean_and_unit_variance():
+    raw = (pixels(500, 8, 8, 3) // 3 + 20).astype(np.uint8)
+    source = sources.image_source(ImageSet(raw, raw[:50], None))
+    x = np.asarray(source.standardization.dequantize(KEY, raw), np.float64)
+    assert abs(x.mean()) < 1e-3
+    assert abs(x.std() - 1) < 1e-3
+    assert source.standardization.mean.shape == ()
+
+
+def test_what_is_out_of_range_is_clipped_and_real_numbers_are_not_rounded():
+    standard = standardization.of_pixels(100.0, 400.0, 256)
+    np.testing.assert_array_equal(standard.invert(jnp.asarray([-100.0, 100.0])), [0, 255])
+    real = standardization.of_pixels(0.25, 4.0, None)
+    x = np.asarray([[0.1, -3.7]], np.float32)
+    np.testing.assert_allclose(real.invert(real.dequantize(KEY, x)), x, rtol=1e-6)
+
+
+def test_constant_images_are_refused():
+    with pytest.raises(ValueError, match="same value"):
+        sources.image_source(ImageSet(np.full((3, 4, 4, 1), 7, np.uint8), np.zeros((1, 4, 4, 1), np.uint8), None))
+
+
+# --- Crops and splits ---
+
+
+def test_crops_lie_inside_and_reach_every_corner():
+    image = np.arange(5 * 7, dtype=np.uint8).reshape(1, 5, 7, 1)
+    place = RNG.random((2000, 2))
+    taken = image_set.crops(image, np.zeros(2000, int), place, 3)
+    assert taken.shape == (2000, 3, 3, 1)
+    corners = {int(crop[0, 0, 0]) for crop in taken}
+    assert corners == {7 * top + left for top in range(3) for left in range(5)}
+    last = image_set.crops(image, np.zeros(1, int), np.full((1, 2), np.nextafter(1, 0)), 3)
+    assert last[0, -1, -1, 0] == 34
+
+
+def test_one_photograph_is_parted_into_rows_that_do_not_overlap():
+    image = np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 50, axis=1)
+    parts = image_set.split([image], 0.2, 16)
+    assert parts.train.shape == (1, 80, 50, 1)
+    assert parts.held_out.shape == (1, 20, 50, 1)
+    assert parts.train.max() < parts.held_out.min()
+    with pytest.raises(ValueError, match="no room for crops of 60"):
+        image_set.split([image], 0.2, 60)
+    with pytest.raises(ValueError, match=r"config\.data\.crop"):
+        image_set.split([image], 0.2, None)
+
+
+def test_a_collection_of_images_is_parted_whole():
+    images = [np.full((4, 4, 1), i, np.uint8) for i in range(10)]
+    parts = image_set.split(images, 0.3, None)
+    train, kept = ({int(image[0, 0, 0]) for image in part} for part in (parts.train, parts.held_out))
+    assert len(kept) == 3
+    assert train | kept == set(range(10))
+
+
+def test_moments_agree_with_numpy_however_images_are_held():
+    images = pixels(20, 6, 6, 3)
+    for held in (images, list(images)):
+        mean, variance = image_set.moments(held)
+        assert mean == pytest.approx(images.mean(), rel=1e-9)
+        assert variance == pytest.approx(images.var(), rel=1e-9)
+
+
+def test_held_out_crops_have_no_end_and_whole_images_do():
+    images = pixels(4, 12, 12, 1)
+    whole = sources.image_source(ImageSet(images[:2], images[2:], None))
+    assert whole.num_held_out == 2
+    assert whole.held_out(KEY, 2).shape == (2, 12, 12, 1)
+    crops = sources.image_source(ImageSet(images[:2], images[2:], 5))
+    assert crops.num_held_out is None
+    assert crops.held_out(KEY, 300).shape == (300, 5, 5, 1)
+    np.testing.assert_array_equal(crops.held_out(KEY, 30), crops.held_out(KEY, 30))
+    assert crops.train_examples(7).shape == (7, 5, 5, 1)
+
+
+# --- Folders ---
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    for i in range(3):
+        Image.fromarray(pixels(20, 24)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def open_folder(path, **changes):
+    config = config_lib.default()
+    config.update_from_flattened_dict(
+        {"data.name": "folder", "data.folder.path": str(path), "data.crop": 8, "network.name": "unet", **changes}
+    )
+    return experiment.open_source(config)
+
+
+def test_folders_are_read_in_order_and_in_depth(photographs):
+    (photographs / "more").mkdir()
+    Image.fromarray(pixels(20, 24)).save(photographs / "more" / "3.JPG", format="JPEG")
+    (photographs / "notes.txt").write_text("not an image")
+    images = folder.load(photographs, "refuse")
+    assert [name for name, _ in images] == ["0.png", "1.png", "2.png", "more/3.JPG"]
+    assert all(image.shape == (20, 24, 1) and image.dtype == np.uint8 for _, image in images)
+    assert open_folder(photographs).shape == (8, 8, 1)
+    assert open_folder(photographs, **{"data.crop": 0}).shape == (20, 24, 1)
+
+
+def test_colours_and_palettes(tmp_path):
+    rgb = pixels(6, 6, 3)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    Image.fromarray(np.concatenate([rgb, np.full((6, 6, 1), 255, np.uint8)], -1)).save(tmp_path / "b.png")
+    for name, image in folder.load(tmp_path, "refuse"):
+        np.testing.assert_array_equal(image, rgb, err_msg=name)
+
+
+def test_truncated_images_are_named_and_refused_or_skipped(photographs):
+    whole = (photographs / "1.png").read_bytes()
+    (photographs / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"config\.data\.folder: cannot read .*1\.png: .*on_error=skip") as error:
+        open_folder(photographs)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match=r"skipped .*1\.png"):
+        assert len(folder.load(photographs, "skip")) == 2
+
+
+def test_folders_that_are_not_fit_are_refused_in_one_line(photographs, tmp_path):
+    def refused(words, path=photographs, **changes):
+        with pytest.raises(UserError, match=words) as error:
+            open_folder(path, **changes)
+        assert "\n" not in str(error.value)
+
+    (tmp_path / "empty").mkdir()
+    refused("holds no images", tmp_path / "empty")
+    refused("does not exist", tmp_path / "nowhere")
+    refused(r"smaller than config\.data\.crop=21", **{"data.crop": 21})
+    Image.fromarray(pixels(30, 30)).save(photographs / "big.png")
+    refused("20x24 and big.png 30x30; set config.data.crop", **{"data.crop": 0})
+    assert open_folder(photographs).shape == (8, 8, 1)
+    Image.fromarray(pixels(20, 24, 3)).save(photographs / "colour.png")
+    refused("0.png has 1 channels and colour.png has 3")
+    (tmp_path / "16").mkdir()
+    Image.fromarray(RNG.integers(0, 60000, (20, 24)).astype(np.uint16)).save(tmp_path / "16" / "x.png")
+    refused("8 bits a channel are needed", tmp_path / "16")
+    with pytest.raises(UserError, match=r"config\.data\.folder\.path"):
+        open_folder("")
+
+
+@needs_textures
+def test_bark_is_one_photograph_with_two_parts():
+    source = open_folder(TEXTURES / "bark012_grey.png", **{"data.crop": 32})
+    assert source.shape == (32, 32, 1)
+    assert source.held_out(KEY, 5).shape == (5, 32, 32, 1)
+
+
+# --- Arrays ---
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(20, 6, 6), (20, 6, 6, 3)])
+def test_arrays_of_images(tmp_path, dtype, shape):
+    data = pixels(*shape).astype(dtype)
+    np.save(tmp_path / "x.npy", data)
+    config = config_lib.default()
+    config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(tmp_path / "x.npy")})
+    source = experiment.open_source(config)
+    assert source.shape == (6, 6, shape[3] if len(shape) == 4 else 1)
+    assert source.standardization.levels == (256 if dtype == np.uint8 else None)
+    assert source.num_held_out == 2
+    config.data.crop = 7
+    with pytest.raises(UserError, match="smaller than"):
+        experiment.open_source(config)
+
+
+def test_images_are_not_bits(tmp_path):
+    np.save(tmp_path / "x.npy", pixels(5, 4, 4) % 2)
+    config = config_lib.default()
+    config.update_from_flattened_dict(
+        {"data.name": "file", "data.file.path": str(tmp_path / "x.npy"), "kernel": "binomial", "schedule.name": "erase"}
+    )
+    with pytest.raises(UserError, match="holds images"):
+        experiment.open_source(config)
+
+
+def test_nan_in_images_is_named(tmp_path):
+    data = np.zeros((4, 3, 3), np.float32)
+    data[2, 1, 1] = np.nan
+    np.save(tmp_path / "x.npy", data)
+    with pytest.raises(ValueError, match="first in row 2"):
+        arrays.load(tmp_path / "x.npy")
+
+
+# --- TFDS ---
+
+
+def open_tfds(**changes):
+    config = config_lib.default()
+    config.update_from_flattened_dict(
+        {
+            "data.name": "tfds",
+            "data.tfds.train_split": "train[:300]",
+            "data.tfds.held_out_split": "test[:100]",
+            **{f"data.{name}": value for name, value in changes.items()},
+        }
+    )
+    return experiment.open_source(config, str(TFDS_DIR))
+
+
+@needs_dataset("mnist")
+def test_mnist_is_read_from_tfds():
+    source = open_tfds()
+    assert source.shape == (28, 28, 1)
+    assert source.num_held_out == 100
+    assert source.train_examples(1000).shape == (300, 28, 28, 1)
+    assert source.train_examples(1000).dtype == np.uint8
+    lazy = open_tfds(**{"tfds.in_memory": False})
+    assert lazy.standardization.scale == pytest.approx(float(source.standardization.scale))
+    np.testing.assert_array_equal(next(lazy.supply.batches(0, 8, 3)), next(source.supply.batches(0, 8, 3)))
+
+
+@needs_dataset("cifar10")
+def test_cifar10_is_read_from_tfds():
+    source = open_tfds(**{"tfds.dataset": "cifar10", "crop": 24})
+    assert source.shape == (24, 24, 3)
+
+
+@needs_dataset("mnist")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tfds.dataset": "mnits"}, "no dataset 'mnits'; did you mean mnist?"),
+        ({"tfds.feature": "label"}, "no image feature 'label', but image"),
+        ({"tfds.train_split": "trian"}, "trian"),
+        ({"tfds.train_split": "train[:0]"}, "train[:0]"),
+        ({"tfds.dataset": "kmnist"}, "kmnist"),
+    ],
+)
+def test_what_tfds_has_not_is_one_line(changes, words):
+    with pytest.raises(UserError) as error:
+        open_tfds(**changes)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_tfds_missing_names_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
+        open_tfds()
