@@ -291,3 +291,37 @@ def test_images_work_as_vectors_do():
     np.testing.assert_allclose(gaussian.entropy(q), gaussian.entropy(r), rtol=1e-6)
     p = gaussian.perturbation_reverse(schedule, image, t, jnp.zeros((3, 4, 4, 4)))
     assert gaussian.kl(q, p).shape == (3,)
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.3, 5.0, 100.0])
+def test_mass_of_bins_against_scipy(scale):
+    values = np.arange(16, dtype=np.float64)
+    mean = np.asarray([-3.0, 0.2, 7.5, 15.4, 30.0])
+    p = gaussian.Normal(jnp.asarray(mean, jnp.float32)[:, None], jnp.full((5, 1), scale**2))
+    edges = np.concatenate([[-np.inf], np.arange(15) + 0.5, [np.inf]])
+    masses = []
+    for value in values:
+        x = jnp.full((5, 1), value, jnp.float32)
+        ours = gaussian.bin_log_prob(p, x, width=1.0, lowest=0.0, highest=15.0)
+        assert ours.shape == (5,)
+        low, high = ((edges[int(value) + i] - mean) / scale for i in (0, 1))
+        flip = low + high > 0
+        low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+        log_high, log_low = scipy.stats.norm.logcdf(high), scipy.stats.norm.logcdf(low)
+        exact = log_high + np.log(-np.expm1(log_low - log_high))
+        np.testing.assert_allclose(ours, exact, rtol=2e-4, atol=2e-4)
+        masses.append(np.exp(np.asarray(ours, np.float64)))
+    np.testing.assert_allclose(np.sum(masses, axis=0), 1, rtol=2e-4)
+
+
+def test_mass_of_bins_is_differentiable_far_away():
+    def loss(mean, log_scale):
+        p = gaussian.Normal(jnp.full((1, 3), mean), jnp.full((1, 3), jnp.exp(2 * log_scale)))
+        x = jnp.asarray([[0.0, 7.0, 255.0]])
+        return gaussian.bin_log_prob(p, x, width=1.0, lowest=0.0, highest=255.0).sum()
+
+    for mean in (-300.0, 7.2, 600.0):
+        grads = jax.grad(loss, (0, 1))(mean, 1.0)
+        assert np.isfinite(grads).all()
+        numeric = (loss(mean + 0.05, 1.0) - loss(mean - 0.05, 1.0)) / 0.1
+        np.testing.assert_allclose(grads[0], numeric, rtol=0.02, atol=0.02)

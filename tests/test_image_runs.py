@@ -1,0 +1,328 @@
+"""Training and evaluating on images: feeds, reports, and the commands as a user runs them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpm_jax import config as config_lib
+from dpm_jax import experiment, units, workdir
+from dpm_jax.data import sources
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import images, report
+from dpm_jax.evaluation.samples import draw
+from dpm_jax.training import feed, loop, step
+from dpm_jax.training.summary import summary
+from tests.real_data import TFDS_DIR, needs_dataset, needs_grain
+from tests.test_commands import refused, run
+
+SMALL = {
+    "num_timesteps": 8,
+    "schedule.geometric.beta_1": 1e-4,
+    "data.name": "dead_leaves",
+    "data.dead_leaves.size": 8,
+    "data.dead_leaves.r_max": 8.0,
+    "network.name": "multiscale",
+    "network.multiscale.features": 6,
+    "network.multiscale.num_layers": 1,
+    "train.batch_size": 16,
+    "train.steps": 24,
+    "train.log_every": 10,
+    "train.checkpoint_every": 12,
+    "evaluate.num_samples": 4,
+}
+
+
+def make(**changes):
+    config = config_lib.default()
+    config.update_from_flattened_dict({**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
+    return config
+
+
+def built(config, data_dir=None):
+    source = experiment.open_source(config, data_dir)
+    return experiment.build(config, source.shape), source
+
+
+@pytest.fixture
+def array(tmp_path):
+    rng = np.random.default_rng(0)
+    data = (rng.integers(0, 2, (60, 1, 1, 1)) * 150 + rng.integers(0, 50, (60, 8, 8, 1))).astype(np.uint8)
+    np.save(tmp_path / "x.npy", data)
+    return {"data__name": "file", "data__file__path": str(tmp_path / "x.npy")}
+
+
+# --- Feeds ---
+
+
+def test_batches_are_taken_in_order_and_padded():
+    counter = sources.Stream(
+        lambda seed, size, first: (np.full((size, 2), seed + i, np.uint8) for i in range(first, 100)),
+        lambda key, raw: raw,
+    )
+    data = feed.open_feed(counter, 3, 4, 5, 6)
+    assert data.capacity == 6
+    first, second = data.take(6), data.take(2)
+    assert first.shape == second.shape == (6, 4, 2)
+    np.testing.assert_array_equal(first[:, 0, 0], 3 + np.arange(5, 11))
+    np.testing.assert_array_equal(second[:, 0, 0], [14, 15, 0, 0, 0, 0])
+
+
+def test_what_one_dispatch_brings_is_bounded(monkeypatch):
+    monkeypatch.setattr(feed, "_MAX_BYTES", 100)
+    stream = sources.Stream(lambda seed, size, first: iter([np.zeros((size, 10), np.uint8)] * 9), lambda key, raw: raw)
+    assert feed.open_feed(stream, 0, 3, 0, 1000).capacity == 3
+    assert feed.open_feed(stream, 0, 30, 0, 1000).capacity == 1
+
+
+@needs_grain
+def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, tmp_path):
+    model, source = built(make(**array))
+    _, whole = loop.train(model, source.supply, tmp_path / "whole")
+    shorter, _ = built(make(**array, train__steps=12))
+    # The learning rate follows the number of steps: cut the long run itself.
+    cut = tmp_path / "cut"
+    data = feed.open_feed(source.supply, 0, 16, 0, 12)
+    state, _ = step.make_run_steps(model, data.draw)(step.init(model), 12, data.take(12))
+    from dpm_jax.training.checkpoints import Checkpoints
+
+    with Checkpoints(cut) as checkpoints:
+        checkpoints.save(12, state)
+    _, resumed = loop.train(model, source.supply, cut)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert shorter.config.train.steps == 12
+
+
+@needs_grain
+def test_a_stream_is_one_program_whatever_the_number_of_steps(array):
+    model, source = built(make(**array))
+    data = feed.open_feed(source.supply, 0, 16, 0, 10)
+    run_steps = step.make_run_steps(model, data.draw)
+    state = step.init(model)
+    for num in (10, 4, 1):
+        state, progress = run_steps(state, num, data.take(num))
+        assert np.isfinite(progress.loss)
+    assert run_steps._cache_size() == 1
+    assert int(state.step) == 15
+
+
+def test_every_image_network_learns_dead_leaves():
+    for changes in (
+        {"network__multiscale__num_scales": 2, "network__multiscale__activation": "softplus_tanh"},
+        {"network__multiscale__film": True, "reverse__variance": "isotropic"},
+        {"network__name": "unet", "network__unet__features": (8, 8), "network__dtype": "bfloat16"},
+    ):
+        model, source = built(make(**changes, train__steps=150, optimizer__warmup_steps=10))
+        data = feed.open_feed(source.supply, 0, 16, 0, 150)
+        run_steps = step.make_run_steps(model, data.draw)
+        state, first = run_steps(step.init(model), 10)
+        state, _ = run_steps(state, 120)
+        _, last = run_steps(state, 20)
+        assert last.loss < first.loss - 0.1 * 64 * np.log(2), changes
+
+
+# --- Reports ---
+
+
+def test_report_counts_images_by_the_pixel():
+    model, source = built(make(data__dead_leaves__channels=3))
+    params = step.init(model).params
+    result = report.evaluate(jax.random.key(0), model, params, source, 64, 0)
+    assert result.unit == "bits/pixel"
+    # Three channels of unit variance under the unit Gaussian.
+    assert result.null_bits == pytest.approx(-3 * 2.047, abs=0.15)
+    # At initialisation the model is the Gaussian itself, but for the chain's own loss.
+    assert result.gain_bits == pytest.approx(0, abs=0.1)
+    by_hand = np.log2(256 / np.sqrt(12)) - result.bound_bits / 3
+    assert result.discrete_bits_per_dim == pytest.approx(by_hand, rel=1e-6)
+    assert result.discretized_bits_per_dim == pytest.approx(result.discrete_bits_per_dim, abs=1.5)
+    assert "bits/dim of the pixels, dequantised" in report.table(result)
+    assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
+
+
+def test_real_valued_images_have_no_discrete_bits(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 8, 8, 1)))
+    model, source = built(make(data__name="file", data__file__path=str(tmp_path / "x.npy")))
+    result = report.evaluate(jax.random.key(0), model, step.init(model).params, source, 4, 0)
+    assert result.discrete_bits_per_dim is None
+    assert result.discretized_bits_per_dim is None
+
+
+def test_parzen_of_images(array):
+    model, source = built(make(**array))
+    params = step.init(model).params
+    said = []
+    result = images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
+    assert result.training.nats > result.model.nats  # an untrained model is worse than the training set
+    assert result.model.num_samples == 20
+    assert result.model.bits == pytest.approx(units.bits(result.model.nats))
+    assert "training images in their place" in images.parzen_table(result)
+    with pytest.raises(UserError, match="there are 54"):
+        images.parzen_report(jax.random.key(0), model, params, source, 28, said.append)
+    model, source = built(make())
+    with pytest.raises(UserError, match="8-bit images, with a test set"):
+        images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
+
+
+def test_copies_are_found(array):
+    _, source = built(make(**array))
+    training = source.train_examples(10)
+    pairs = images.nearest_training(training[:3], source)
+    np.testing.assert_array_equal(pairs.nearest, training[:3])
+    np.testing.assert_array_equal(pairs.distance, 0)
+    assert images.nearest_training(training, built(make())[1]) is None
+
+
+def test_samples_of_another_size_and_in_chunks():
+    model, source = built(make())
+    params = step.init(model).params
+    whole = draw(jax.random.key(0), model, params, source.standardization, 20)
+    assert whole.shape == (20, 8, 8, 1)
+    assert whole.dtype == np.uint8
+    cut = draw(jax.random.key(0), model, params, source.standardization, 20, chunk=7)
+    assert np.abs(whole.astype(int) - cut).max() <= 1  # float32 rounding may cross a pixel's edge
+    assert draw(jax.random.key(0), model, params, source.standardization, 2, (24, 16, 1)).shape == (2, 24, 16, 1)
+
+
+def test_summary_counts():
+    model, _ = built(make(network__multiscale__pointwise_layers=0))
+    # 3 x 3 x 1 x 6 + 6, and the readout of 6 channels by 10 bumps to 2, with biases.
+    assert summary(model).startswith("multiscale: 200 parameters, 0.0")
+    flops = float(summary(model).split(", ")[1].split()[0])
+    # Two a multiplication: 8 x 8 x 9 x 6, the borders seeing less, and the readout's 8 x 8 x 6 x 2, and little more.
+    assert 2 * 64 * (0.7 * 54 + 12) < flops * 1e6 < 2 * 64 * (54 + 12) * 1.6
+
+
+# --- Workdirs and refusals ---
+
+
+def test_pixels_are_remembered_by_the_workdir(tmp_path):
+    config = make()
+    _, source = built(config)
+    workdir.claim(tmp_path / "w", config, source)
+    description = workdir.read(tmp_path / "w")
+    assert description.standardization.levels == 256
+    np.testing.assert_array_equal(description.standardization.invert(jnp.asarray([[9.0, -9.0]])), [[255, 0]])
+    real = source._replace(standardization=source.standardization._replace(levels=None))
+    with pytest.raises(UserError, match="pixels"):
+        workdir.check_source(description, real, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network__name": "time_mlp"}, "'time_mlp' does not take images; use multiscale or unet"),
+        ({"data__name": "swiss_roll"}, "'multiscale' does not take vectors; use time_mlp"),
+        ({"network__multiscale__num_scales": 5}, "8x8 are not divisible by 16"),
+        ({"network__name": "unet", "network__unet__features": (8, 8, 8, 8, 8)}, "not divisible by 16"),
+        ({"network__multiscale__kernel_size": 4}, "must be odd"),
+        ({"network__multiscale__num_layers": 0}, "one path is needed"),
+        ({"network__unet__features": (8, 9)}, "config.network.unet.num_heads"),
+        ({"network__dtype": "float16"}, "must be one of float32, bfloat16"),
+        ({"reverse__covariance": "full"}, "the data have 64"),
+        ({"data__dead_leaves__r_min": 9.0}, "r_max"),
+        ({"kernel": "binomial", "schedule__name": "erase"}, "are images"),
+        ({"data__crop": -1}, "config.data.crop"),
+    ],
+)
+def test_what_does_not_fit_images_is_refused_in_one_line(changes, words):
+    with pytest.raises(UserError) as error:
+        built(make(**changes))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "words"),
+    [
+        ({"network__multiscale__dense_layers": 1, "network__multiscale__dense_features": 4}, 16, "dense path"),
+        ({"network__name": "unet"}, 16, "attention"),
+        ({"network__multiscale__num_scales": 3}, 18, "multiple of 4"),
+    ],
+)
+def test_sizes_that_a_network_cannot_draw(changes, size, words):
+    model, _ = built(make(**changes))
+    with pytest.raises(UserError, match=words):
+        experiment.check_size(model, size)
+    experiment.check_size(model, 8)
+
+
+# --- Commands ---
+
+QUICK = [f"--config.{name}={value}" for name, value in SMALL.items() if name != "data.name"]
+
+
+@pytest.fixture(scope="module")
+def bark(tmp_path_factory):
+    """A net trained on crops of one photograph."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    photograph = np.cumsum(rng.normal(size=(96, 64)), axis=0) * 20 + 128
+    Image.fromarray(np.clip(photograph, 0, 255).astype(np.uint8)).save(folder / "one.png")
+    flags = ["--config=configs/bark.py", *QUICK, "--config.data.folder.path=one.png", "--config.data.crop=16"]
+    where = folder / "run"
+    done = run(
+        "train.py",
+        *flags,
+        "--config.evaluate.num_examples=32",
+        "--config.data.folder.held_out=0.25",
+        f"--workdir={where}",
+        f"--data_dir={folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+    return where
+
+
+@needs_grain
+def test_crops_of_a_photograph_end_to_end(bark, tmp_path):
+    result = json.loads((bark / "evaluation.json").read_text())
+    assert result["unit"] == "bits/pixel"
+    assert 0 < result["discrete_bits_per_dim"] < 9
+    done = run("sample.py", f"--workdir={bark}", "--num_samples=2", "--size=48", "--gif", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "samples.npz") as archive:
+        assert archive["samples"].shape == (2, 48, 48, 1)
+        assert archive["samples"].dtype == np.uint8
+    assert (tmp_path / "trajectory.gif").stat().st_size > 0
+    # What sample.py writes, train.py reads.
+    config = make(data__name="file", data__file__path=str(tmp_path / "samples.npz"))
+    assert built(config)[1].shape == (48, 48, 1)
+    refused(run("sample.py", f"--workdir={bark}", "--size=0"), "--size")
+    refused(run("evaluate.py", f"--workdir={bark}", "--parzen", f"--data_dir={bark.parent}"), "--parzen")
+
+
+@needs_dataset("mnist")
+def test_mnist_end_to_end_on_256_images(tmp_path):
+    flags = [
+        "--config=configs/mnist.py",
+        "--config.data.tfds.train_split=train[:256]",
+        "--config.data.tfds.held_out_split=test[:64]",
+        "--config.num_timesteps=10",
+        "--config.network.unet.features=(8,16)",
+        "--config.train.batch_size=32",
+        "--config.train.steps=40",
+        "--config.train.log_every=20",
+        "--config.train.checkpoint_every=20",
+        "--config.evaluate.num_examples=32",
+        "--config.evaluate.num_samples=4",
+    ]
+    where = tmp_path / "mnist"
+    done = run("train.py", *flags, f"--workdir={where}", f"--data_dir={TFDS_DIR}")
+    assert done.returncode == 0, done.stderr
+    losses = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
+    assert losses[1]["loss_bits"] < losses[0]["loss_bits"]
+    assert (where / "figure.png").stat().st_size > 0
+    done = run("evaluate.py", f"--workdir={where}", f"--data_dir={TFDS_DIR}", "--parzen", "--parzen_samples=50")
+    assert done.returncode == 0, done.stderr
+    assert "Parzen" in done.stdout
+    result = json.loads((where / "evaluation.json").read_text())
+    assert result["num_examples"] == 32
+    assert result["parzen"]["model"]["num_points"] == 64
+    done = run("sample.py", f"--workdir={where}", "--num_samples=3", f"--out={tmp_path / 'drawn'}")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "drawn" / "samples.npz") as archive:
+        assert archive["samples"].shape == (3, 28, 28, 1)
