@@ -18,6 +18,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.sampler
 	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.convolution
 
 clean:
 	rm -rf $(VENV)
@@ -30,5 +31,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[data,test]'
 	touch $@ $(VENV)/.installed

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-_HERE = Path(__file__).parent.parent.parent / "shared"
-TFDS_DIR = Path(os.environ.get("TFDS_DATA_DIR", _HERE / "tensorflow_datasets"))
-TEXTURES = Path(os.environ.get("DPM_TEXTURES", _HERE / "textures"))
+TFDS_DIR = Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
+TEXTURES = Path(os.environ.get("DPM_TEXTURES", "textures"))
 
 
 def missing(*packages):
