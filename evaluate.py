@@ -33,6 +33,8 @@ def main() -> None:
         raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
     source = experiment.open_source(config, _DATA_DIR.value)
     workdir.check_source(description, source, where)
+    if _PARZEN.value:
+        images.check_parzen(source, _PARZEN_SAMPLES.value)
     built = experiment.build(config, description.shape)
     step, params = loop.load_params(built, where)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value

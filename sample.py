@@ -63,7 +63,7 @@ def main() -> None:
         print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
         if _GIF.value:
             kept = jax.jit(
-                lambda key: sampling.ancestral_trajectory(
+                lambda key, params: sampling.ancestral_trajectory(
                     key,
                     built.kernel,
                     built.model(params).reverse,
@@ -72,7 +72,7 @@ def main() -> None:
                     num_timesteps,
                     keep_every=max(num_timesteps // 50, 1),
                 )
-            )(key)
+            )(key, params)
             states = np.asarray(description.standardization.invert(kept.x))
             plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
             print(f"wrote {out / 'trajectory.gif'}")

@@ -52,6 +52,7 @@ RANGES = {
     "data.heartbeat.period": "[1, inf)",
     "data.dead_leaves.size": "[1, inf)",
     "data.dead_leaves.channels": "[1, inf)",
+    "data.dead_leaves.r_min": "[0.5, inf)",
     "data.crop": "[0, inf)",
     "data.folder.held_out": "(0, 1)",
     "data.file.held_out": "(0, 1)",
@@ -273,6 +274,10 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError("config.kernel: data 'heartbeat' are bits, which need kernel 'binomial'")
     if config.reverse.covariance == "full" and config.reverse.parameterization != "denoised":
         raise UserError("config.reverse.covariance: 'full' needs reverse.parameterization 'denoised'")
+    if config.data.crop and config.data.name not in ("tfds", "folder", "file"):
+        raise UserError(f"config.data.crop: data '{config.data.name}' are not cut; leave it 0")
+    if config.network.dtype != "float32" and config.network.name not in ("multiscale", "unet"):
+        raise UserError(f"config.network.dtype: network '{config.network.name}' computes in float32")
     if config.reverse.variance == "isotropic" and (config.kernel != "gaussian" or config.reverse.covariance == "full"):
         raise UserError("config.reverse.variance: 'isotropic' needs kernel 'gaussian' and covariance 'diagonal'")
     if config.data.name in ("file", "folder") and not config.data[config.data.name].path:

@@ -179,6 +179,8 @@ def _folder(path: Path, settings: ConfigDict, crop: int | None) -> ImageSet:
 def _file(path: Path, config: ConfigDict, crop: int | None) -> Source:
     data, binary = arrays.load(path), config.kernel == "binomial"
     if data.ndim == 2:
+        if crop is not None:
+            raise ValueError(f"{path} holds vectors, which are not cut; leave config.data.crop 0")
         return sources.vector_source(path, data, config.data.file.held_out, binary)
     if binary:
         raise ValueError(f"{path} holds images; kernel 'binomial' takes bits, [N, d]")

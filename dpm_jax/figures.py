@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dpm_jax import plots, sampling
 from dpm_jax.data import Source
-from dpm_jax.evaluation.images import Pairs, nearest_training
+from dpm_jax.evaluation.images import nearest_training
 from dpm_jax.evaluation.report import Report
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.experiment import Experiment, Params
@@ -39,19 +39,23 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
     if experiment.config.kernel == "binomial":
         return _bits(key, experiment, params, source, title)
     if len(experiment.shape) == 3:
-        num = experiment.config.evaluate.num_samples
-        samples = draw(key, experiment, params, source.standardization, num)
-        return _of_images(samples, nearest_training(samples, source), title)
+        return _images(key, experiment, params, source, title)
     if experiment.shape == (2,):
         return _plane(key, experiment, params, source, title)
     return plots.points(draw(key, experiment, params, source.standardization, 2000))
 
 
-def _of_images(samples: np.ndarray, pairs: Pairs | None, title: str) -> Figure:
+def _images(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
+    """Samples beside the training images nearest to them; beside held-out data where every training image is fresh."""
+    sample_key, data_key = jax.random.split(key)
+    samples = draw(sample_key, experiment, params, source.standardization, experiment.config.evaluate.num_samples)
+    pairs = nearest_training(samples, source)
     if pairs is None:
-        return plots.images(samples, title)
-    apart = f"nearest in training (median distance {np.median(pairs.distance):.2f}, least {pairs.distance.min():.2f})"
-    return plots.image_pairs(pairs.samples, pairs.nearest, title, ("samples", apart))
+        data = source.standardization.invert(source.held_out(data_key, len(samples)))
+        return plots.image_pairs(samples, np.asarray(data), title, ("samples", "data"))
+    apart = f"median distance {np.median(pairs.distance):.2f}, least {pairs.distance.min():.2f}"
+    beside = f"nearest of {pairs.num_training} in training ({apart})"
+    return plots.image_pairs(pairs.samples, pairs.nearest, title, ("samples", beside))
 
 
 def _states(key: Array, experiment: Experiment, params: Params, num: int, times: list[int]) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
 """Training and evaluating on images: feeds, reports, and the commands as a user runs them."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from dpm_jax import config as config_lib
@@ -109,6 +111,13 @@ def test_a_stream_is_one_program_whatever_the_number_of_steps(array):
     assert int(state.step) == 15
 
 
+def test_missing_grain_names_the_extra(array, tmp_path, monkeypatch):
+    model, source = built(make(**array))
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
+        loop.train(model, source.supply, tmp_path)
+
+
 def test_every_image_network_learns_dead_leaves():
     for changes in (
         {"network__multiscale__num_scales": 2, "network__multiscale__activation": "softplus_tanh"},
@@ -138,9 +147,39 @@ def test_report_counts_images_by_the_pixel():
     assert result.gain_bits == pytest.approx(0, abs=0.1)
     by_hand = np.log2(256 / np.sqrt(12)) - result.bound_bits / 3
     assert result.discrete_bits_per_dim == pytest.approx(by_hand, rel=1e-6)
-    assert result.discretized_bits_per_dim == pytest.approx(result.discrete_bits_per_dim, abs=1.5)
     assert "bits/dim of the pixels, dequantised" in report.table(result)
     assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
+
+
+def test_discrete_bits_of_the_unit_gaussian_in_closed_form(tmp_path):
+    """At initialisation the model is N(0, 1) at every t, so its chain costs KL(q(x_1 | x_0) || N(0, 1)) in all."""
+    rng = np.random.default_rng(0)
+    # Both ends of the scale among the values: the outermost bins are open.
+    data = rng.choice(np.asarray([0, 0, 90, 160, 255, 255], np.uint8), (2000, 8, 8, 1))
+    np.save(tmp_path / "x.npy", data)
+    model, source = built(
+        make(data__name="file", data__file__path=str(tmp_path / "x.npy"), schedule__geometric__beta_1=3e-5)
+    )
+    params = step.init(model).params
+    result = report.evaluate(jax.random.key(0), model, params, source, 200, 0)
+    mean, scale = (float(v) for v in source.standardization[:2])
+    beta = 3e-5
+    assert 1 / scale == pytest.approx(2 * beta**0.5, rel=0.2)  # a bin is twice the noise at t = 1: its width matters
+
+    def gaussian_kl(x_0):
+        return 0.5 * (beta + (1 - beta) * x_0**2 - 1 - np.log(beta))
+
+    held_out = np.asarray(source.standardization.invert(source.held_out(jax.random.split(jax.random.key(0))[0], 200)))
+    v = held_out.astype(np.float64).ravel()
+    centre = (v + 0.5 - mean) / scale
+    x_1 = np.sqrt(1 - beta) * centre + np.sqrt(beta) * rng.normal(size=(400, v.size))
+    decoded = np.sqrt(1 - beta) * x_1
+    low = np.where(v == 0, -np.inf, (v - mean) / scale)
+    high = np.where(v == 255, np.inf, (v + 1 - mean) / scale)
+    mass = scipy.stats.norm.cdf((high - decoded) / beta**0.5) - scipy.stats.norm.cdf((low - decoded) / beta**0.5)
+    by_hand = (gaussian_kl(centre) - np.log(mass).mean(0)).mean() / np.log(2)
+    # The pixels' own noise: 12 800 of them, each of a few tenths of a bit.
+    assert result.discretized_bits_per_dim == pytest.approx(by_hand, abs=0.02)
 
 
 def test_real_valued_images_have_no_discrete_bits(tmp_path):
@@ -226,6 +265,8 @@ def test_pixels_are_remembered_by_the_workdir(tmp_path):
         ({"data__dead_leaves__r_min": 9.0}, "r_max"),
         ({"kernel": "binomial", "schedule__name": "erase"}, "are images"),
         ({"data__crop": -1}, "config.data.crop"),
+        ({"data__crop": 4}, "are not cut"),
+        ({"data__dead_leaves__r_min": 0.01}, "config.data.dead_leaves.r_min"),
     ],
 )
 def test_what_does_not_fit_images_is_refused_in_one_line(changes, words):
@@ -282,14 +323,14 @@ def test_crops_of_a_photograph_end_to_end(bark, tmp_path):
     result = json.loads((bark / "evaluation.json").read_text())
     assert result["unit"] == "bits/pixel"
     assert 0 < result["discrete_bits_per_dim"] < 9
-    done = run("sample.py", f"--workdir={bark}", "--num_samples=2", "--size=48", "--gif", f"--out={tmp_path}")
+    done = run("sample.py", f"--workdir={bark}", "--num_samples=4", "--size=48", "--gif", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "samples.npz") as archive:
-        assert archive["samples"].shape == (2, 48, 48, 1)
+        assert archive["samples"].shape == (4, 48, 48, 1)
         assert archive["samples"].dtype == np.uint8
     assert (tmp_path / "trajectory.gif").stat().st_size > 0
     # What sample.py writes, train.py reads.
-    config = make(data__name="file", data__file__path=str(tmp_path / "samples.npz"))
+    config = make(data__name="file", data__file__path=str(tmp_path / "samples.npz"), data__file__held_out=0.5)
     assert built(config)[1].shape == (48, 48, 1)
     refused(run("sample.py", f"--workdir={bark}", "--size=0"), "--size")
     refused(run("evaluate.py", f"--workdir={bark}", "--parzen", f"--data_dir={bark.parent}"), "--parzen")

@@ -1,5 +1,8 @@
 """Images: exact round trips, crops, folders, arrays, TFDS, and every way in which files are not fit."""
 
+import struct
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +69,7 @@ def test_what_is_out_of_range_is_clipped_and_real_numbers_are_not_rounded():
 
 def test_constant_images_are_refused():
     with pytest.raises(ValueError, match="same value"):
-        sources.image_source(ImageSet(np.full((3, 4, 4, 1), 7, np.uint8), np.zeros((1, 4, 4, 1), np.uint8), None))
+        sources.image_source(ImageSet(np.full((3, 4, 4, 1), 7, np.uint8), np.zeros((2, 4, 4, 1), np.uint8), None))
 
 
 # --- Crops and splits ---
@@ -101,6 +104,12 @@ def test_a_collection_of_images_is_parted_whole():
     train, kept = ({int(image[0, 0, 0]) for image in part} for part in (parts.train, parts.held_out))
     assert len(kept) == 3
     assert train | kept == set(range(10))
+
+
+def test_one_image_is_too_few_to_evaluate_on():
+    images = pixels(4, 6, 6, 1)
+    with pytest.raises(ValueError, match="1 image is held out"):
+        sources.image_source(ImageSet(images[:3], images[3:], None))
 
 
 def test_moments_agree_with_numpy_however_images_are_held():
@@ -149,7 +158,7 @@ def test_folders_are_read_in_order_and_in_depth(photographs):
     assert [name for name, _ in images] == ["0.png", "1.png", "2.png", "more/3.JPG"]
     assert all(image.shape == (20, 24, 1) and image.dtype == np.uint8 for _, image in images)
     assert open_folder(photographs).shape == (8, 8, 1)
-    assert open_folder(photographs, **{"data.crop": 0}).shape == (20, 24, 1)
+    assert open_folder(photographs, **{"data.crop": 0, "data.folder.held_out": 0.5}).shape == (20, 24, 1)
 
 
 def test_colours_and_palettes(tmp_path):
@@ -192,6 +201,49 @@ def test_folders_that_are_not_fit_are_refused_in_one_line(photographs, tmp_path)
         open_folder("")
 
 
+def write_png_of_16_bits(path, colour_type, channels):
+    """By hand: PIL writes 16 bits for grey alone."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, colour_type, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(8 * 2 * channels) for _ in range(8)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_a_channel_are_refused(tmp_path, colour_type, channels):
+    write_png_of_16_bits(tmp_path / "x.png", colour_type, channels)
+    with pytest.raises(ValueError, match="8 bits a channel"):
+        folder.load(tmp_path, "refuse")
+
+
+@pytest.mark.parametrize("mode", ["I;16B", "F", "I"])
+def test_other_wide_pixels_are_refused(tmp_path, mode):
+    size = {"I;16B": 2, "F": 4, "I": 4}[mode]
+    Image.frombytes(mode, (4, 4), bytes(16 * size)).save(tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match="8 bits a channel"):
+        folder.load(tmp_path, "refuse")
+
+
+def test_transparency_palettes_and_rotation(tmp_path):
+    rgba = pixels(6, 4, 4)
+    rgba[0, 0, 3] = 7
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    with pytest.raises(ValueError, match="transparent"):
+        folder.load(tmp_path / "clear.png", "refuse")
+    grey = pixels(6, 4)
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    ((_, image),) = folder.load(tmp_path / "palette.png", "refuse")
+    assert image.shape == (6, 4, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(grey).save(tmp_path / "turned.jpg", exif=exif)
+    ((_, image),) = folder.load(tmp_path / "turned.jpg", "refuse")
+    assert image.shape == (4, 6, 1)
+
+
 @needs_textures
 def test_bark_is_one_photograph_with_two_parts():
     source = open_folder(TEXTURES / "bark012_grey.png", **{"data.crop": 32})
@@ -216,6 +268,29 @@ def test_arrays_of_images(tmp_path, dtype, shape):
     config.data.crop = 7
     with pytest.raises(UserError, match="smaller than"):
         experiment.open_source(config)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (np.full((4, 6, 6), 256), "integers from 0 to 255"),
+        (np.full((4, 6, 6), -1), "integers from 0 to 255"),
+        (np.ones((4, 6, 6), bool), "holds bool images"),
+        (np.zeros((4, 1, 28, 28), np.uint8), "28 channels; channels come last"),
+    ],
+)
+def test_arrays_that_are_not_images_are_refused(tmp_path, data, words):
+    np.save(tmp_path / "x.npy", data)
+    with pytest.raises(ValueError, match=words):
+        arrays.load(tmp_path / "x.npy")
+
+
+def test_small_integers_are_pixels(tmp_path):
+    data = pixels(4, 6, 6)
+    np.save(tmp_path / "x.npy", data.astype(np.int64))
+    loaded = arrays.load(tmp_path / "x.npy")
+    assert loaded.dtype == np.uint8
+    np.testing.assert_array_equal(loaded[..., 0], data)
 
 
 def test_images_are_not_bits(tmp_path):
@@ -278,13 +353,27 @@ def test_cifar10_is_read_from_tfds():
         ({"tfds.feature": "label"}, "no image feature 'label', but image"),
         ({"tfds.train_split": "trian"}, "trian"),
         ({"tfds.train_split": "train[:0]"}, "train[:0]"),
-        ({"tfds.dataset": "kmnist"}, "kmnist"),
+        ({"tfds.train_split": "train+test[50:]"}, "'train+test[50:]' and held_out_split 'test[:100]' share 50 images"),
+        ({"tfds.in_memory": False, "crop": 40}, "smaller than config.data.crop=40"),
     ],
 )
 def test_what_tfds_has_not_is_one_line(changes, words):
     with pytest.raises(UserError) as error:
         open_tfds(**changes)
     assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@needs_dataset("mnist")
+def test_datasets_that_need_more_to_be_prepared_name_the_extra(monkeypatch):
+    import tensorflow_datasets
+
+    def refuse(*_, **__):
+        raise ImportError("No module named 'tensorflow'")
+
+    monkeypatch.setattr(tensorflow_datasets, "data_source", refuse)
+    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*: pip install -e '\.\[prepare\]'") as error:
+        open_tfds()
     assert "\n" not in str(error.value)
 
 

@@ -23,12 +23,13 @@ def load(path: str | Path) -> np.ndarray:
     """Read a `.npy`, or the key `samples` of a `.npz` (as `sample.py` writes).
 
     Returns:
-      [N, d] float64 vectors, or [N, H, W, C] images, uint8 or (of any other numbers) float32;
+      [N, d] float64 vectors, or [N, H, W, C] images, uint8 (of integers) or float32 (of floats);
       [N, H, W] becomes [N, H, W, 1].
 
     Raises:
       ValueError: if the file is missing or unreadable, is of no such shape with N >= 2, does not
-        hold numbers, or holds NaN or infinity. Pickled objects are refused.
+        hold numbers (for images: floats, or integers from 0 to 255), or holds NaN or infinity.
+        Pickled objects are refused.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -45,14 +46,30 @@ def load(path: str | Path) -> np.ndarray:
         )
     if not (np.issubdtype(loaded.dtype, np.number) or loaded.dtype == bool) or np.iscomplexobj(loaded):
         raise ValueError(f"{path} holds {loaded.dtype}; real numbers are needed")
-    if loaded.ndim > 2 and loaded.dtype == np.uint8:
-        data: np.ndarray = loaded
-    else:
-        data = loaded.astype(np.float64 if loaded.ndim == 2 else np.float32)
-        bad = ~np.isfinite(data.reshape(len(data), -1)).all(axis=1)
-        if bad.any():
-            raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")
-    return data[..., None] if data.ndim == 3 else data
+    if loaded.ndim > 2:
+        return _images(path, loaded)
+    data: np.ndarray = loaded.astype(np.float64)
+    _check_finite(path, data)
+    return data
+
+
+def _images(path: str | Path, loaded: np.ndarray) -> np.ndarray:
+    images = loaded if loaded.ndim == 4 else loaded[..., None]
+    if images.shape[-1] > 4:
+        raise ValueError(f"{path} has shape {loaded.shape}, so {images.shape[-1]} channels; channels come last")
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype(np.float32)
+        _check_finite(path, images)
+        return images
+    if images.dtype == bool or images.min() < 0 or images.max() > 255:
+        raise ValueError(f"{path} holds {images.dtype} images; give floats, or integers from 0 to 255")
+    return images.astype(np.uint8)
+
+
+def _check_finite(path: str | Path, data: np.ndarray) -> None:
+    bad = ~np.isfinite(data.reshape(len(data), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")
 
 
 def split(data: np.ndarray, fraction: float) -> Split:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 __all__ = ["OnError", "load"]
 
@@ -49,9 +49,18 @@ def load(path: Path, on_error: OnError) -> list[tuple[str, np.ndarray]]:
 
 
 def _read(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-        if image.mode in ("I", "I;16", "F"):
-            raise ValueError(f"{image.mode} pixels; images of 8 bits a channel are needed")
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    with Image.open(file) as opened:
+        # 16-bit colours are opened as if they had 8 bits; only the raw tiles tell.
+        if opened.mode == "F" or opened.mode.startswith("I") or any(";16" in str(tile) for tile in opened.tile):
+            raise ValueError("images of 8 bits a channel are needed")
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA") if image.mode != "LA" else image
+            if np.asarray(image.getchannel("A")).min() < 255:
+                raise ValueError("it has transparent pixels")
+        if image.mode in ("1", "L", "LA"):
+            return np.asarray(image.convert("L"))[..., None]
+        pixels = np.asarray(image.convert("RGB"))
+        palette = opened.mode == "P"
+    grey = palette and (pixels == pixels[..., :1]).all()
+    return pixels[..., :1] if grey else pixels

@@ -107,6 +107,8 @@ def crops(images: Collection, index: np.ndarray, place: np.ndarray, side: int | 
     taken = []
     for i, (down, right) in zip(index, place, strict=True):
         image = images[i]
+        if min(image.shape[:2]) < side:
+            raise ValueError(f"image {i} is {image.shape[0]}x{image.shape[1]}, smaller than config.data.crop={side}")
         top, left = (int(u * (size - side + 1)) for u, size in zip((down, right), image.shape[:2], strict=True))
         taken.append(image[top : top + side, left : left + side])
     return np.stack(taken)
@@ -114,8 +116,14 @@ def crops(images: Collection, index: np.ndarray, place: np.ndarray, side: int | 
 
 def moments(images: Collection) -> tuple[float, float]:
     """Mean and variance over all pixels and channels (of the first 10 000 images, where they are not in one array)."""
-    parts = [images[i] for i in range(min(len(images), _FOR_MOMENTS))] if not isinstance(images, np.ndarray) else images
-    count = sum(part.size for part in parts)
-    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / count
-    squares = sum(float(((part - mean) ** 2).sum(dtype=np.float64)) for part in parts)
+    parts = [images] if isinstance(images, np.ndarray) else (images[i] for i in range(min(len(images), _FOR_MOMENTS)))
+    count, mean, squares = 0, 0.0, 0.0
+    for part in parts:
+        part_mean = float(part.mean(dtype=np.float64))
+        part_squares = float(part.var(dtype=np.float64)) * part.size
+        # Chan's rule for joining two sets: no difference of large sums.
+        total, apart = count + part.size, part_mean - mean
+        squares += part_squares + apart**2 * count * part.size / total
+        mean += apart * part.size / total
+        count = total
     return mean, squares / count

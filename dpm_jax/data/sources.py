@@ -138,9 +138,11 @@ def image_source(images: ImageSet) -> Source:
     """Images in memory; see `image_set` and `stream`.
 
     Raises:
-      ValueError: if all pixels are the same.
+      ValueError: if all pixels are the same, or fewer than 2 whole images are held out.
       ImportError: (from `batches`) if grain is not installed.
     """
+    if images.crop is None and len(images.held_out) < 2:
+        raise ValueError(f"{len(images.held_out)} image is held out; a standard error needs at least 2")
     standardization = of_pixels(*image_set.moments(images.train), images.levels)
 
     def choose(part: image_set.Collection, rng: np.random.Generator, num: int) -> np.ndarray:

@@ -53,6 +53,6 @@ def batches(
     order = grain.MapDataset.range(len(images.train)).seed(seed).shuffle().repeat()
     # Sliced after batching: consecutive rows stay together.
     shares = order.batch(share)[process::num_processes].map_with_index(take)
-    iterator = iter(shares.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+    iterator = iter(shares.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)))
     iterator.set_state({"next_index": step})
     return iterator  # type: ignore[no-any-return]

@@ -59,8 +59,8 @@ def load(
       in_memory: decode all images once, now; or each whenever it is needed.
 
     Raises:
-      ValueError: if the dataset, split or feature is not there, or can't be prepared, or its
-        images are of several sizes and not cropped.
+      ValueError: if the dataset, split or feature is not there, or can't be prepared, if the splits
+        overlap, or if its images are of several sizes and not cropped.
     """
     try:
         import tensorflow_datasets as tfds
@@ -90,17 +90,42 @@ def load(
         known = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
         if feature not in known:
             raise ValueError(f"{name!r} has no image feature {feature!r}, but {', '.join(known) or 'none'}")
-        if len(records) == 0:
-            raise ValueError(f"{name!r}, split {split!r}, is empty")
-        decoding = _Decoding(records, feature)
         if features[feature].np_dtype != np.uint8:
             raise ValueError(f"{name!r} has images of {features[feature].np_dtype}; 8 bits a channel are needed")
+        decoding = _Decoding(records, feature)
         if in_memory:
             decoded = decoding[:]
             check_shapes([(f"{split}[{i}]", image.shape) for i, image in enumerate(decoded)], crop)
             return collect(decoded)
-        if crop is None and None in features[feature].shape:
+        shape = features[feature].shape
+        if crop is None and None in shape:
             raise ValueError(f"{name!r} has images of several sizes; set config.data.crop to take crops of one size")
+        if None not in shape:
+            check_shapes([(f"{name!r}", shape)], crop)
         return decoding
 
-    return ImageSet(images(train_split), images(held_out_split), crop)
+    train, held_out = images(train_split), images(held_out_split)
+    shared = _overlap(open_split(train_split), train_split, open_split(held_out_split), held_out_split)
+    if shared:
+        raise ValueError(f"train_split {train_split!r} and held_out_split {held_out_split!r} share {shared} images")
+    check_shapes(
+        [(f"{split}[0]", part[0].shape) for split, part in ((train_split, train), (held_out_split, held_out))], crop
+    )
+    return ImageSet(train, held_out, crop)
+
+
+def _overlap(records: Any, split: str, other_records: Any, other_split: str) -> int:
+    """How many examples two splits of a dataset have in common."""
+    ours, theirs = (
+        [
+            (part.filename, part.skip, part.skip + (part.take if part.take >= 0 else part.examples_in_shard))
+            for part in source.dataset_info.splits[name].file_instructions
+        ]
+        for source, name in ((records, split), (other_records, other_split))
+    )
+    return sum(
+        max(0, min(end, other_end) - max(start, other_start))
+        for file, start, end in ours
+        for other_file, other_start, other_end in theirs
+        if file == other_file
+    )

@@ -15,10 +15,10 @@ from dpm_jax.evaluation import neighbours, parzen
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.experiment import Experiment, Params
 
-__all__ = ["Pairs", "ParzenReport", "nearest_training", "parzen_report", "parzen_table"]
+__all__ = ["Pairs", "ParzenReport", "check_parzen", "nearest_training", "parzen_report", "parzen_table"]
 
-# Training images that a sample is compared with, at most.
-_REFERENCES = 60_000
+# Training images that a sample is compared with, at most: so many, and so many bytes of them.
+_MAX_REFERENCES, _MAX_BYTES = 60_000, 2**29
 
 
 class ParzenReport(NamedTuple):
@@ -43,12 +43,30 @@ class Pairs(NamedTuple):
     Attributes:
       samples: [n, H, W, C], in the data's own units.
       nearest: [n, H, W, C].
+      num_training: how many training images, or random crops of them, were looked at.
       distance: [n] Euclidean, in the model's units, divided by sqrt(H W C): 0 for a copy; about 1.4 if unrelated.
     """
 
     samples: np.ndarray
     nearest: np.ndarray
+    num_training: int
     distance: np.ndarray
+
+
+def check_parzen(source: Source, num_samples: int) -> np.ndarray:
+    """The training images of a Parzen estimate, [2 num_samples, H, W, C] uint8.
+
+    Raises:
+      UserError: if the data are not a fixed set of 8-bit images, or too few.
+    """
+    if source.train_examples is None or source.num_held_out is None or source.standardization.levels is None:
+        raise UserError("--parzen: needs a set of 8-bit images, with a test set of its own")
+    training = source.train_examples(2 * num_samples)
+    if len(training) < 2 * num_samples:
+        raise UserError(
+            f"--parzen_samples: {num_samples} need {2 * num_samples} training images, there are {len(training)}"
+        )
+    return training
 
 
 def parzen_report(
@@ -61,6 +79,9 @@ def parzen_report(
 ) -> ParzenReport:
     """The protocol of Goodfellow et al. 2014: all test images, bandwidth chosen on training images.
 
+    They keep the latter out of training; here the model has seen them, which would favour too
+    narrow a window for a model that has memorised them. That of `training` has not.
+
     Args:
       key: PRNG key of the samples.
       experiment: what was trained.
@@ -72,16 +93,10 @@ def parzen_report(
     Raises:
       UserError: if the data are not a fixed set of 8-bit images, or too few.
     """
-    if source.train_examples is None or source.num_held_out is None or source.standardization.levels is None:
-        raise UserError("--parzen: needs a set of 8-bit images, with a test set of its own")
-    training = source.train_examples(2 * num_samples)
-    if len(training) < 2 * num_samples:
-        raise UserError(
-            f"--parzen_samples: {num_samples} need {2 * num_samples} training images, there are {len(training)}"
-        )
+    training = check_parzen(source, num_samples)
     # The training images that stand in for samples are not those that choose the bandwidth.
     validation, perfect = _unit_range(training[:num_samples]), _unit_range(training[num_samples:])
-    held_out = source.held_out(jax.random.key(0), source.num_held_out)
+    held_out = source.held_out(jax.random.key(0), source.num_held_out or 0)
     test = _unit_range(np.asarray(source.standardization.invert(held_out)))
     report(f"drawing {num_samples} samples for the Parzen estimate")
     samples = _unit_range(draw(key, experiment, params, source.standardization, num_samples))
@@ -98,7 +113,8 @@ def parzen_table(result: ParzenReport) -> str:
     lines = [f"Parzen-window log-likelihood of {model.num_points} test images, {model.num_samples} samples"]
     for name, row in (("samples of the model", model), ("training images in their place", result.training)):
         nats, bits = f"{row.nats:.1f} +- {row.stderr_nats:.1f} nats", f"{row.bits:.1f} +- {row.stderr_bits:.1f} bits"
-        lines.append(f"  {name:<32} {nats:>20} = {bits}   (bandwidth {row.bandwidth:.3f})")
+        end = ", the end of the candidates" if row.bandwidth_at_end else ""
+        lines.append(f"  {name:<32} {nats:>20} = {bits}   (bandwidth {row.bandwidth:.3f}{end})")
     return "\n".join(lines)
 
 
@@ -106,7 +122,7 @@ def nearest_training(samples: np.ndarray, source: Source) -> Pairs | None:
     """The training image nearest to each sample [n, *shape]; None where every training image is fresh."""
     if source.train_examples is None:
         return None
-    references = source.train_examples(_REFERENCES)
+    references = source.train_examples(min(_MAX_REFERENCES, _MAX_BYTES // samples[0].nbytes))
     found = neighbours.nearest(samples, references)
     scale = float(np.mean(source.standardization.scale)) * samples[0].size ** 0.5
-    return Pairs(samples, references[found.indices[:, 0]], found.distances[:, 0] / scale)
+    return Pairs(samples, references[found.indices[:, 0]], len(references), found.distances[:, 0] / scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,33 +85,39 @@ class Report(NamedTuple):
 
 
 def _in_chunks(
-    key: Array, experiment: Experiment, model: Model, x_0: Array, edge: bound.Edge
+    key: Array,
+    experiment: Experiment,
+    model: Callable[[Params], Model],
+    params: Params,
+    x_0: Array,
+    edge: bound.Edge,
 ) -> tuple[bound.Bound, np.ndarray]:
     """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples."""
 
     @jax.jit
-    def chunk_bound(key: Array, chunk: Array) -> bound.Bound:
-        return bound.evaluate(key, experiment.kernel, *model, chunk, edge=edge)
+    def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
+        return bound.evaluate(key, experiment.kernel, *model(params), chunk, edge=edge)
 
     fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.
     num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = [chunk_bound(jax.random.fold_in(key, i), jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
+    parts = [chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
     return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
 
 
 def _discretized(
-    key: Array, experiment: Experiment, model: Model, standardization: Standardization, x_0: Array
+    key: Array, experiment: Experiment, params: Params, standardization: Standardization, x_0: Array
 ) -> np.ndarray:
     """Bits a dimension of each example's pixels, without dequantisation, [N]."""
     levels = standardization.levels or 0
     lowest, highest = (float(standardization.centres(np.asarray(v))) for v in (0, levels - 1))
     width = (highest - lowest) / (levels - 1)
     edge = partial(gaussian.bin_log_prob, width=width, lowest=lowest, highest=highest)
-    result, _ = _in_chunks(key, experiment, model, standardization.centres(standardization.invert(x_0)), edge)
+    centres = standardization.centres(standardization.invert(x_0))
+    result, _ = _in_chunks(key, experiment, experiment.model, params, centres, edge)
     return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
 
 
@@ -122,7 +129,7 @@ def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Sou
     reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
     if experiment.edge == "forward":
         reverse = experiment.kernel.forward_edge(schedule, reverse)
-    best, _ = _in_chunks(key, experiment, Model(schedule, reverse), x_0, experiment.edge)
+    best, _ = _in_chunks(key, experiment, lambda _: Model(schedule, reverse), {}, x_0, experiment.edge)
     return float(np.mean(np.asarray(best.k, np.float64)))
 
 
@@ -148,8 +155,7 @@ def evaluate(
     if num_examples < 2:
         raise UserError(f"--num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
     x_0 = source.held_out(data_key, num_examples)
-    model = experiment.model(params)
-    result, per_step = _in_chunks(noise_key, experiment, model, x_0, experiment.edge)
+    result, per_step = _in_chunks(noise_key, experiment, experiment.model, params, x_0, experiment.edge)
     parts = num_parts(source.shape)
 
     def in_unit(nats: Array | np.ndarray) -> np.ndarray:
@@ -163,8 +169,8 @@ def evaluate(
     if source.standardization.levels is not None:
         k_nats = np.asarray(result.k, np.float64)
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
-        discretized = _discretized(noise_key, experiment, model, source.standardization, x_0)
-    ceiling = _ceiling(noise_key, experiment, model.schedule, source, x_0)
+        discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
+    ceiling = _ceiling(noise_key, experiment, experiment.model(params).schedule, source, x_0)
 
     def mean_bits(values: Array) -> float:
         return float(in_unit(values).mean())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
 
 from dpm_jax.data.sources import Stream, Supply
+from dpm_jax.errors import UserError
 
 __all__ = ["Feed", "open_feed"]
 
@@ -40,10 +41,23 @@ def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) 
       batch_size: examples a step.
       step: optimizer steps taken already.
       most: steps of a dispatch, at most.
+
+    Raises:
+      UserError: (from `take` too) if packages are missing, or an image is not fit.
     """
     if not isinstance(supply, Stream):
         return Feed(lambda num: None, lambda key, _: supply(key, batch_size), None)
-    batches = supply.batches(seed, batch_size, step)
+    stream = supply
+
+    def begin() -> Iterator[np.ndarray]:
+        try:
+            yield from stream.batches(seed, batch_size, step)
+        except ImportError as error:
+            raise UserError(f"training on images needs more packages ({error}): pip install -e '.[data]'") from error
+        except ValueError as error:
+            raise UserError(f"config.data: {error}") from error
+
+    batches = begin()
     ahead = [next(batches)]
     capacity = max(1, min(most, _MAX_BYTES // ahead[0].nbytes))
 
@@ -54,4 +68,4 @@ def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) 
             ahead[0] = next(batches)
         return taken
 
-    return Feed(take, supply.prepare, capacity)
+    return Feed(take, stream.prepare, capacity)

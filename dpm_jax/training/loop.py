@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from tqdm import tqdm
@@ -50,21 +51,29 @@ def train(
         step = int(state.step)
         data = feed.open_feed(supply, config.seed, settings.batch_size, step, settings.log_every)
         run_steps = step_lib.make_run_steps(experiment, data.draw)
+        periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
+
+        def ahead() -> tuple[int, Any]:
+            """Length and batches of the next dispatch; none of either at the end."""
+            num = _until_boundary(step, settings.steps, *periods) if step < settings.steps else 0
+            return num, data.take(num) if num else None
+
+        num, batches = ahead()
         with MetricsWriter(workdir, step) as metrics, _bar(step, settings.steps) as bar:
-            while step < settings.steps:
+            while num:
                 started = time.perf_counter()
-                periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
-                num = _until_boundary(step, settings.steps, *periods)
-                state, progress = run_steps(state, num, data.take(num))
+                state, progress = run_steps(state, num, batches)
+                step, taken = step + num, num
+                # While the device works on this dispatch, the host makes the batches of the next.
+                num, batches = ahead()
                 if (failed_at := int(progress.failed_at)) >= 0:
                     kept = checkpoints.latest()
                     where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
                     raise UserError(
                         f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate"
                     )
-                step += num
                 loss = float(bits(progress.loss)) / num_parts(experiment.shape)
-                rate = num / (time.perf_counter() - started)
+                rate = taken / (time.perf_counter() - started)
                 metrics.scalars(
                     step,
                     {
@@ -75,7 +84,7 @@ def train(
                     },
                 )
                 bar.set_postfix_str(f"loss {loss:.3f} bits, {rate:.0f} steps/s")
-                bar.update(num)
+                bar.update(taken)
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
                     checkpoints.save(step, state)
     return step, step_lib.averaged_params(experiment, state)
