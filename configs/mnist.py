@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c.network.unet.features = (32, 64)
     c.network.unet.patch_size = 2
     c.optimizer.learning_rate = 2e-3
+    c.train.emphasis = 0.5
     c.train.batch_size = 64
     c.train.steps = 4000
     c.train.log_every = 50

@@ -87,6 +87,7 @@ RANGES = {
     "train.steps": "[1, inf)",
     "train.batch_size": "[2, inf)",
     "train.log_every": "[1, inf)",
+    "train.emphasis": "[0, inf)",
     "train.checkpoint_every": "[1, inf)",
     "evaluate.num_examples": "[2, inf)",
     "evaluate.num_samples": "[1, inf)",
@@ -183,6 +184,7 @@ def default() -> ConfigDict:
                 "steps": 2500,
                 "batch_size": 1024,
                 "time_sampler": "low_discrepancy",  # which t to look at
+                "emphasis": 0.0,  # t counts (1 - alpha_bar_t)^emphasis: less of the finest noise; 0: the bound itself
                 "log_every": 100,  # also how many steps go into one dispatch
                 "checkpoint_every": 1000,
             },
@@ -278,6 +280,8 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError(f"config.data.crop: data '{config.data.name}' are not cut; leave it 0")
     if config.network.dtype != "float32" and config.network.name not in ("multiscale", "unet"):
         raise UserError(f"config.network.dtype: network '{config.network.name}' computes in float32")
+    if config.train.emphasis and config.train.time_sampler != "low_discrepancy":
+        raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
     if config.reverse.variance == "isotropic" and (config.kernel != "gaussian" or config.reverse.covariance == "full"):
         raise UserError("config.reverse.variance: 'isotropic' needs kernel 'gaussian' and covariance 'diagonal'")
     if config.data.name in ("file", "folder") and not config.data[config.data.name].path:

@@ -54,7 +54,8 @@ class Experiment(NamedTuple):
       init: key -> parameters.
       network: (parameters, x_t, t) -> outputs, the bare network.
       model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1.
-      loss: (parameters, key, x_0) -> -K in nats, an estimate from one t an example.
+      loss: (parameters, key, x_0) -> -K in nats, an estimate from one t an example; its terms weighted
+        where the config says so.
       optimizer: Optax transformation.
       learning_rate: step -> learning rate, for logs.
     """
@@ -115,6 +116,8 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
     time_sampler = getattr(timesteps, config.train.time_sampler)
+    if config.train.emphasis > 0:
+        time_sampler = timesteps.emphasis(base.sigma2**config.train.emphasis)
 
     def loss(params: Params, key: Array, x_0: Array) -> Array:
         schedule, reverse = model(params)

@@ -5,7 +5,8 @@ Each function draws `num` times t in 2..T and weights w such that for any f
     E[mean_i w_i f(t_i)] = sum_{t=2}^{T} f(t),
 
 so the estimate is unbiased. They differ in variance. (The term at t = 1 is the
-edge, which `bound` treats by itself.)
+edge, which `bound` treats by itself.) The exception is `emphasis`, for losses that are
+not the bound.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["TimeDraw", "TimeSampler", "antithetic", "importance", "low_discrepancy", "stderr_of_mean", "uniform"]
+__all__ = [
+    "TimeDraw",
+    "TimeSampler",
+    "antithetic",
+    "emphasis",
+    "importance",
+    "low_discrepancy",
+    "stderr_of_mean",
+    "uniform",
+]
 
 
 class TimeDraw(NamedTuple):
@@ -76,6 +86,30 @@ def importance(probabilities: Array) -> TimeSampler:
         p = probabilities[2:] / probabilities[2:].sum()
         index = jax.random.categorical(key, jnp.log(p), shape=(num,))
         return TimeDraw((2 + index).astype(jnp.int32), 1 / p[index])
+
+    return draw
+
+
+def emphasis(weights: Array) -> TimeSampler:
+    """For a loss in which some t count more than in K: t is drawn in proportion to its weight, and not corrected for.
+
+    E[mean_i w_i f(t_i)] = (T - 1) sum_t p_t f(t), p_t the weights divided by their sum over 2..T:
+    the sum itself where all are alike. Positions as in `low_discrepancy`.
+
+    Args:
+      weights: [T + 1], positive at 2..T; entries 0 and 1 are not used.
+
+    Raises:
+      ValueError: on drawing, if there are not T + 1 of them.
+    """
+
+    def draw(key: Array, num: int, num_timesteps: int) -> TimeDraw:
+        if weights.shape != (num_timesteps + 1,):
+            raise ValueError(f"weights: must have shape {(num_timesteps + 1,)}, got {weights.shape}")
+        u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
+        cumulative = jnp.cumsum(weights[2:])
+        t = 2 + jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
+        return TimeDraw(jnp.minimum(t, num_timesteps).astype(jnp.int32), jnp.full(num, num_timesteps - 1, jnp.float32))
 
     return draw
 
