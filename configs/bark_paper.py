@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.data.name = "folder"
     c.data.folder.path = "bark012_grey.png"
     c.data.folder.held_out = 0.2
-    c.data.crop = 64
+    c.data.crop = 32
     c.schedule.name = "erase"
     c.schedule.erase.beta_1 = 1e-3
     c.schedule.erase.alpha_bar_final = 1e-3

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.network.unet.patch_size = 2
     c.optimizer.learning_rate = 2e-3
     c.train.batch_size = 32
-    c.train.steps = 4000
+    c.train.steps = 3000
     c.train.log_every = 50
     c.train.checkpoint_every = 500
     c.evaluate.num_examples = 128

@@ -22,7 +22,7 @@ SHIPPED = {
     "dead_leaves": (32, 32, 1),
     "dead_leaves_paper": (32, 32, 1),
     "bark": (32, 32, 1),
-    "bark_paper": (64, 64, 1),
+    "bark_paper": (32, 32, 1),
 }
 
 
