@@ -35,6 +35,7 @@ def _config() -> tuple[ConfigDict, str]:
 def main() -> None:
     config, name = _config()
     source = experiment.open_source(config, _DATA_DIR.value)
+    report.check_examples(source, config.evaluate.num_examples)
     built = experiment.build(config, source.shape)
     where = Path(_WORKDIR.value or f"runs/{name}")
     workdir.claim(where, config, source)

@@ -182,6 +182,13 @@ def test_discrete_bits_of_the_unit_gaussian_in_closed_form(tmp_path):
     assert result.discretized_bits_per_dim == pytest.approx(by_hand, abs=0.02)
 
 
+def test_more_examples_than_memory_holds_are_refused_before_training():
+    _, source = built(make(data__dead_leaves__size=256, data__dead_leaves__channels=3))
+    with pytest.raises(UserError, match=r"num_examples: 20000 of shape \(256, 256, 3\) are 15.7 GB; give fewer"):
+        report.check_examples(source, 20000)
+    assert report.check_examples(source, 100) == 100
+
+
 def test_real_valued_images_have_no_discrete_bits(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 8, 8, 1)))
     model, source = built(make(data__name="file", data__file__path=str(tmp_path / "x.npy")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,12 @@ from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import chunk_size
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
-__all__ = ["Report", "evaluate", "table", "write"]
+__all__ = ["Report", "check_examples", "evaluate", "table", "write"]
 
 # Examples at a time, of small ones.
 _CHUNK = 4096
+# Of all examples together, in float32.
+_MAX_BYTES = 2**32
 
 
 class Report(NamedTuple):
@@ -133,6 +136,21 @@ def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Sou
     return float(np.mean(np.asarray(best.k, np.float64)))
 
 
+def check_examples(source: Source, num_examples: int) -> int:
+    """How many held-out examples will be evaluated, of the number asked for.
+
+    Raises:
+      UserError: if fewer than 2 are held out, or they are too many to hold.
+    """
+    if source.num_held_out is not None:
+        num_examples = min(num_examples, source.num_held_out)
+    if num_examples < 2:
+        raise UserError(f"num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
+    if (size := 4 * num_examples * math.prod(source.shape)) > _MAX_BYTES:
+        raise UserError(f"num_examples: {num_examples} of shape {source.shape} are {size / 1e9:.1f} GB; give fewer")
+    return num_examples
+
+
 def evaluate(
     key: Array, experiment: Experiment, params: Params, source: Source, num_examples: int, step: int
 ) -> Report:
@@ -147,14 +165,10 @@ def evaluate(
       step: optimizer steps taken, for the record.
 
     Raises:
-      UserError: if fewer than 2 examples are held out.
+      UserError: as `check_examples`.
     """
     data_key, noise_key = jax.random.split(key)
-    if source.num_held_out is not None:
-        num_examples = min(num_examples, source.num_held_out)
-    if num_examples < 2:
-        raise UserError(f"--num_examples: a standard error needs at least 2 held-out examples, got {num_examples}")
-    x_0 = source.held_out(data_key, num_examples)
+    x_0 = source.held_out(data_key, check_examples(source, num_examples))
     result, per_step = _in_chunks(noise_key, experiment, experiment.model, params, x_0, experiment.edge)
     parts = num_parts(source.shape)
 
