@@ -36,7 +36,6 @@ CHOICES = {
     "schedule.name": ("geometric", "erase", "linear", "cosine"),
     "reverse.parameterization": ("denoised", "perturbation"),
     "reverse.covariance": ("diagonal", "full"),
-    "reverse.variance": ("learned", "isotropic"),
     "network.name": ("time_mlp", "sigmoid_mlp", "rbf", "multiscale", "unet"),
     "network.dtype": ("float32", "bfloat16"),
     "network.multiscale.activation": ("softplus_tanh", "leaky_relu"),
@@ -134,7 +133,6 @@ def default() -> ConfigDict:
             "reverse": {
                 "parameterization": "denoised",  # what the outputs mean; functions *_reverse of the kernel
                 "covariance": "diagonal",  # full: low-dimensional Gaussian data
-                "variance": "learned",  # isotropic: one for all coordinates of x_t, so that no pixel outweighs another
             },
             "network": {
                 "name": "time_mlp",
@@ -282,8 +280,6 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError(f"config.network.dtype: network '{config.network.name}' computes in float32")
     if config.train.emphasis and config.train.time_sampler != "low_discrepancy":
         raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
-    if config.reverse.variance == "isotropic" and (config.kernel != "gaussian" or config.reverse.covariance == "full"):
-        raise UserError("config.reverse.variance: 'isotropic' needs kernel 'gaussian' and covariance 'diagonal'")
     if config.data.name in ("file", "folder") and not config.data[config.data.name].path:
         needed = {"file": "a .npy or .npz", "folder": "a folder of images, or of one image"}[config.data.name]
         raise UserError(f"config.data.{config.data.name}.path: data '{config.data.name}' needs the path of {needed}")

@@ -108,10 +108,7 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
 
         def reverse(x_t: Array, t: Array) -> Any:
-            outputs = network(params, x_t, t)
-            if config.reverse.variance == "isotropic":
-                outputs = _isotropic(outputs)
-            return to_distribution(schedule, x_t, t, outputs)
+            return to_distribution(schedule, x_t, t, network(params, x_t, t))
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
@@ -217,13 +214,6 @@ def _network(
         settings["dtype"] = jnp.dtype(config.network.dtype)
     module: nn.Module = classes[name](num_outputs=num_outputs, **settings)
     return module, to_distribution
-
-
-def _isotropic(outputs: Array) -> Array:
-    """Outputs [B, ..., 2 c] whose second half, the log-variances, is its mean over the whole example."""
-    mean, log_variance = jnp.split(outputs, 2, axis=-1)
-    axes = tuple(range(1, outputs.ndim))
-    return jnp.concatenate([mean, jnp.broadcast_to(log_variance.mean(axes, keepdims=True), mean.shape)], axis=-1)
 
 
 def _check_shape(config: ConfigDict, shape: tuple[int, ...]) -> None:

@@ -121,7 +121,7 @@ def test_missing_grain_names_the_extra(array, tmp_path, monkeypatch):
 def test_every_image_network_learns_dead_leaves():
     for changes in (
         {"network__multiscale__num_scales": 2, "network__multiscale__activation": "softplus_tanh"},
-        {"network__multiscale__film": True, "reverse__variance": "isotropic"},
+        {"network__multiscale__film": True, "train__emphasis": 0.5},
         {"network__name": "unet", "network__unet__features": (8, 8), "network__dtype": "bfloat16"},
     ):
         model, source = built(make(**changes, train__steps=150, optimizer__warmup_steps=10))
