@@ -5,9 +5,9 @@
 Prints images a second of `dpm_jax.models.convolution`, forward and forward + backward, and how
 many times as fast that is as the stock convolution of JAX and as PyTorch with channels last, where
 it is installed. JAX runs in a `lax.while_loop`, as train steps do. All three are timed in turn, in
-one process; numbers are medians, and medians of the ratios of one turn (of one turn only, where
-XLA's own takes many times as long). On a machine
-with other work the ratios say little: JAX and PyTorch share cores differently.
+one process; numbers are medians, and medians of the ratios of one turn (of one turn only, where XLA's own
+takes many times as long). On a machine with other work the ratios say little: JAX and PyTorch share
+cores differently.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from statistics import median
@@ -166,8 +167,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch: Any = None
     if find_spec("torch") and jax.default_backend() == "cpu":
-        import torch
-
+        torch = import_module("torch")
         torch.set_num_threads(cores)
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {cores} cores, median of {REPEATS}")
     print(f"torch {torch.__version__}" if torch else "torch: not installed, or not on this device; left out")
