@@ -4,7 +4,9 @@ Four fifths of the photograph are trained on, the lowest fifth is held out. Samp
 any size: python sample.py --workdir=runs/bark --num_samples=4 --size=128
 
 Paper: Sohl-Dickstein et al. 2015, section 3.2.4, table 1; K - L_null = 1.5 bits/pixel, on another photograph.
-Command: python train.py --config=configs/bark.py --config.data.folder.path=PHOTOGRAPH
+Command: python train.py --config=configs/bark.py --data_dir=FOLDER --config.data.folder.path=PHOTOGRAPH
+Expect, on 2 CPU cores, bark012_grey.png: K = -0.97 +- 0.01 bits/pixel, K - L_null = 1.05; 8 minutes
+of training, beside other work.
 """
 
 from ml_collections import ConfigDict

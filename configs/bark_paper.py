@@ -2,7 +2,7 @@
 
 Paper: Sohl-Dickstein et al. 2015, section 3.2.4 and appendix D.2, table 1; K = -0.55 bits/pixel, K - L_null = 1.5.
 The paper has class T01 of another collection (Lazebnik et al. 2005); K depends on the photograph.
-Command: python train.py --config=configs/bark_paper.py --config.data.folder.path=PHOTOGRAPH
+Command: python train.py --config=configs/bark_paper.py --data_dir=FOLDER --config.data.folder.path=PHOTOGRAPH
 """
 
 from ml_collections import ConfigDict

