@@ -13,7 +13,7 @@ __all__ = ["Collection", "ImageSet", "check_shapes", "collect", "crops", "moment
 # each is decoded when it is looked at.
 Collection = np.ndarray | Sequence[np.ndarray]
 
-# Enough for a mean and a variance to 1e-3, where looking at an image means decoding it.
+# Where looking at an image may mean decoding it, so many are looked at for mean and variance.
 _FOR_MOMENTS = 10_000
 
 

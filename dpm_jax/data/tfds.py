@@ -84,8 +84,7 @@ def load(
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ValueError(f"cannot open {name!r}, split {split!r}: {reason[:300]}") from error
 
-    def images(split: str) -> Collection:
-        records = open_split(split)
+    def images(split: str, records: Any) -> Collection:
         features = records.dataset_info.features
         known = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
         if feature not in known:
@@ -104,10 +103,11 @@ def load(
             check_shapes([(f"{name!r}", shape)], crop)
         return decoding
 
-    train, held_out = images(train_split), images(held_out_split)
-    shared = _overlap(open_split(train_split), train_split, open_split(held_out_split), held_out_split)
-    if shared:
+    train_records, held_out_records = open_split(train_split), open_split(held_out_split)
+    # Before anything is decoded, which takes seconds to minutes.
+    if shared := _overlap(train_records, train_split, held_out_records, held_out_split):
         raise ValueError(f"train_split {train_split!r} and held_out_split {held_out_split!r} share {shared} images")
+    train, held_out = images(train_split, train_records), images(held_out_split, held_out_records)
     check_shapes(
         [(f"{split}[0]", part[0].shape) for split, part in ((train_split, train), (held_out_split, held_out))], crop
     )
