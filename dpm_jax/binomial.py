@@ -11,48 +11,66 @@ with s = 2 x - 1. A step keeps a bit with probability 1 - beta_t and otherwise r
 it by a fair coin, so the two coefficients of the posterior's logit are the log-odds that
 a bit is unchanged over one step and over the first t - 1.
 
-Laws are kept as logits, from which both log p and log(1 - p) are had without loss.
 Shapes: x is [B, ...] of 0.0 and 1.0 (float32); t is int32 [B], in 1..T (0..T for
-`marginal`). Sums are over everything but the batch, in nats. `gaussian` has the same verbs.
+`marginal`). Sums are over everything but the batch, in nats. The laws themselves are in
+`bernoulli`, and here, too. `gaussian` has the same verbs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import log_sigmoid, softplus
+from jax.nn import softplus
 
+from dpm_jax.bernoulli import (
+    Bernoulli,
+    entropy,
+    kl,
+    log_overlap,
+    log_prob,
+    mean,
+    noise,
+    place,
+    point,
+    product,
+    sample,
+    slope,
+    tilted,
+)
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at, sum_event
 
 __all__ = [
     "Bernoulli",
     "denoised_reverse",
+    "diffused",
     "entropy",
     "forward",
     "forward_edge",
     "kl",
+    "log_overlap",
     "log_prob",
     "marginal",
+    "mean",
     "noise",
     "null_log_prob",
     "perturbation_reverse",
     "place",
+    "point",
     "prior",
+    "product",
     "q_posterior",
     "q_sample",
+    "renoised",
     "sample",
+    "slope",
+    "start",
+    "step",
+    "tilted",
 ]
-
-
-class Bernoulli(NamedTuple):
-    """Independent bits: logits log p(1) - log p(0), of x's shape; +-inf where certain."""
-
-    logits: Array
 
 
 def _signed(strength: Array, x: Array) -> Array:
@@ -192,62 +210,91 @@ def forward_edge(
     return with_edge
 
 
-# --- Laws: sampling, densities, entropies, the KL divergence of equation 14 ---
+# --- A reverse step and evidence r(x_0), section 2.5: what `posterior` is made of ---
 
 
-def noise(key: Array, shape: tuple[int, ...]) -> Array:
-    """What `place` makes samples of: 32 random bits a bit, uint32."""
-    return jax.random.bits(key, shape, jnp.uint32)
+def start(schedule: Schedule, p: Bernoulli, x_t: Array, t: Array) -> Bernoulli:
+    """The law of x_0 given x_t that a reverse step p(x_{t-1} | x_t) is a mixture over; `step` undoes it.
 
+    With l = logit p, and A - C < l < A + C the logits of the two posteriors of `denoised_reverse`,
+    p = m sigmoid(A + C) + (1 - m) sigmoid(A - C) is solved for m:
 
-def place(p: Bernoulli, noise: Array) -> Array:
-    """The sample of p that this noise stands for, [B, ...], 0.0 or 1.0 in float32."""
-    # The rarer value, against all 32 random bits: float32 uniforms know no rate below 1e-7.
-    rare = jax.nn.sigmoid(-jnp.abs(p.logits)) * 2.0**32
-    happens = noise < rare.astype(jnp.uint32)
-    return jnp.where(p.logits > 0, ~happens, happens).astype(jnp.float32)
+        logit m = l + softplus(-(A + C)) - softplus(A - C) + log((1 - e^{A-C-l}) / (1 - e^{l-A-C})).
 
+    Where so little of x_0 is left that float32 cannot tell (C < 1e-4), m = 1/2.
 
-def sample(key: Array, p: Bernoulli) -> Array:
-    """A draw of p's shape, [B, ...], 0.0 or 1.0 in float32."""
-    return place(p, noise(key, p.logits.shape))
-
-
-def log_prob(p: Bernoulli, x: Array) -> Array:
-    """log p(x) in nats, [B]; x of 0.0 and 1.0."""
-    return sum_event(log_sigmoid(jnp.where(x > 0.5, p.logits, -p.logits)))
-
-
-def entropy(p: Bernoulli) -> Array:
-    """Entropy in nats, [B]; certain bits have none."""
-    size = jnp.abs(p.logits)
-    certain = jnp.isinf(size)
-    size = jnp.where(certain, 0.0, size)
-    # H = softplus(-|l|) + |l| sigmoid(-|l|): both terms positive, nothing cancels.
-    return sum_event(jnp.where(certain, 0.0, softplus(-size) + size * jax.nn.sigmoid(-size)))
-
-
-def kl(q: Bernoulli, p: Bernoulli) -> Array:
-    """KL(q || p) in nats, [B].
-
-    With r the probability under q of the value that p makes less likely, and d the size of
-    the difference of the logits, KL = r d + log(1 + r (e^{-d} - 1)), in which little cancels
-    while d is small; where it is not, the sum of r log r / s and its counterpart is accurate.
+    Args:
+      schedule: of T steps.
+      p: the reverse step. Logits outside those of the posteriors are taken for the nearest.
+      x_t: [B, ...].
+      t: [B] in 1..T. At t = 1 it is p itself.
     """
-    certain = jnp.isinf(q.logits)
-    known = jnp.where(certain, 0.0, q.logits)
-    difference = p.logits - known
-    q_logit = jnp.where(difference < 0, known, -known)
-    d = jnp.abs(difference)
-    r, rest = jax.nn.sigmoid(q_logit), jax.nn.sigmoid(-q_logit)
-    # The unselected branch must not overflow, or its gradient would be NaN: hence the minimum.
-    small = jnp.minimum(d, 1.0)
-    near = r * small + jnp.log1p(r * jnp.expm1(-small))
-    far = r * (log_sigmoid(q_logit) - log_sigmoid(q_logit - d)) + rest * (
-        log_sigmoid(-q_logit) - log_sigmoid(d - q_logit)
+    strength = _marginal_strength(schedule, t - 1, x_t)
+    certain, lost = jnp.isinf(strength), strength < 1e-4
+    # Where C is infinite or too small, the formula is not used; it must stay finite.
+    c = jnp.where(certain | lost, 1.0, strength)
+    middle = _signed(_step_strength(schedule, t, x_t), x_t)
+    inside = jnp.clip(p.logits - middle, -c * (1 - 1e-5), c * (1 - 1e-5))
+    logits = inside + middle
+    log_odds = (
+        logits
+        + softplus(-(middle + c))
+        - softplus(middle - c)
+        + jnp.log(-jnp.expm1(-c - inside))
+        - jnp.log(-jnp.expm1(inside - c))
     )
-    uncertain = jnp.where(d < 1, near, far)
-    return sum_event(jnp.where(certain, softplus(jnp.where(q.logits > 0, -p.logits, p.logits)), uncertain))
+    return Bernoulli(jnp.where(certain, p.logits, jnp.where(lost, 0.0, log_odds)))
+
+
+def step(schedule: Schedule, start: Bernoulli, x_t: Array, t: Array) -> Bernoulli:
+    """The reverse step that a law of x_0 given x_t makes: `denoised_reverse`.
+
+    Args:
+      schedule: of T steps.
+      start: law of x_0 given x_t.
+      x_t: [B, ...].
+      t: [B] in 1..T.
+    """
+    return denoised_reverse(schedule, x_t, t, start.logits)
+
+
+def diffused(schedule: Schedule, r: Bernoulli, t: Array) -> Bernoulli:
+    """Evidence about x_0 as evidence about x_t: sum over x_0 of r(x_0) q(x_t | x_0).
+
+    Args:
+      schedule: of T steps.
+      r: evidence about x_0, [B, ...].
+      t: [B] in 0..T.
+    """
+    alpha_bar = at(schedule.alpha_bar, t, r.logits)
+    unlikely = jax.nn.sigmoid(-jnp.abs(r.logits)) * alpha_bar + at(schedule.sigma2, t, r.logits) / 2
+    size = jnp.where(unlikely > 0, jnp.log1p(-unlikely) - jnp.log(jnp.where(unlikely > 0, unlikely, 1.0)), jnp.inf)
+    return Bernoulli(jnp.sign(r.logits) * size)
+
+
+def renoised(schedule: Schedule, r: Bernoulli, p: Bernoulli, t: Array) -> Bernoulli:
+    """A law p of x_t, with what was observed put in its place, diffused to the noise level of t.
+
+    A bit seen through flips is a diffused x_0; more flips make of it a draw of q(x_t | x_0), as long
+    as 1 - alpha_bar_t is at least twice the rate of the first ones. Below that, p is left alone.
+
+    Args:
+      schedule: of T steps.
+      r: evidence about x_0, broadcasting to [B, ...].
+      p: law of x_t, [B, ...].
+      t: [B] in 0..T.
+    """
+    # sigma2 of the observation is twice its rate of flips; the extra flips make up the difference.
+    flips = jax.nn.sigmoid(-jnp.abs(r.logits))
+    sigma2 = at(schedule.sigma2, t, p.logits)
+    replaced = (r.logits != 0) & (sigma2 >= 2 * flips)
+    # alpha_bar_t / (1 - 2 f) of the observation survives; f < 1/2 where anything was observed.
+    fewer = jnp.where(replaced, 1 - 2 * flips, 1.0)
+    half = (sigma2 - 2 * flips) / (2 * fewer)
+    certain = half <= 0
+    safe = jnp.where(replaced & ~certain, half, 0.5)
+    size = jnp.where(certain, jnp.inf, jnp.log1p(-safe) - jnp.log(safe))
+    return Bernoulli(jnp.where(replaced, jnp.sign(r.logits) * size, p.logits))
 
 
 def null_log_prob(x_0: Array) -> Array:

@@ -16,22 +16,40 @@ sigma2_t = 1 - alpha_bar_t, Bayes' rule gives
 which hold at t = 1 too (r = 0: the posterior is the point x_0) and at nu_T = inf.
 
 Shapes: x is [B, ...]; t is int32 [B], in 1..T (0..T for `marginal`). Sums are over
-everything but the batch, in nats. All is float32. `binomial` has the same verbs.
+everything but the batch, in nats. All is float32. The laws themselves are in `normal`, and
+here, too. `binomial` has the same verbs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import log_ndtr
 
+from dpm_jax.normal import (
+    FullNormal,
+    Law,
+    Normal,
+    as_full,
+    bin_log_prob,
+    entropy,
+    kl,
+    log_overlap,
+    log_prob,
+    mean,
+    noise,
+    place,
+    point,
+    product,
+    sample,
+    slope,
+    tilted,
+)
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at, sum_event
+from dpm_jax.shapes import at
+from dpm_jax.small_matrices import cholesky, gram, matrix
 
 __all__ = [
     "FullNormal",
@@ -40,45 +58,33 @@ __all__ = [
     "bin_log_prob",
     "denoised_full_reverse",
     "denoised_reverse",
+    "diffused",
     "entropy",
     "forward",
     "forward_edge",
     "kl",
+    "log_overlap",
     "log_prob",
     "marginal",
+    "mean",
     "mixed",
     "mixed_full",
     "noise",
     "null_log_prob",
     "perturbation_reverse",
     "place",
+    "point",
     "prior",
+    "product",
     "q_posterior",
     "q_sample",
+    "renoised",
     "sample",
+    "slope",
+    "start",
+    "step",
+    "tilted",
 ]
-
-_LOG_2PI = math.log(2 * math.pi)
-
-
-class Normal(NamedTuple):
-    """Independent normals: mean and variance, both of x's shape (or broadcasting to it)."""
-
-    mean: Array
-    variance: Array
-
-
-class FullNormal(NamedTuple):
-    """A normal with full covariance, for low-dimensional data: its algebra is unrolled, for d up to about 6.
-
-    Attributes:
-      mean: [B, d].
-      scale_tril: [B, d, d], lower triangular, positive diagonal; covariance
-        scale_tril @ scale_tril^T.
-    """
-
-    mean: Array
-    scale_tril: Array
 
 
 # --- The forward trajectory, section 2.1 ---
@@ -212,7 +218,7 @@ def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t:
     """
     a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
     total = (b**2)[..., None] * covariance + posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
-    return FullNormal(b * x_0 + a * x_t, _cholesky(total))
+    return FullNormal(b * x_0 + a * x_t, cholesky(total))
 
 
 def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> Normal:
@@ -256,7 +262,7 @@ def denoised_full_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Arr
     low = [[scale[..., i] if i == j else next(entries) for j in range(i + 1)] for i in range(dim)]
     zero = jnp.zeros_like(scale[..., 0])
     rows = [[sum((a * b for a, b in zip(low[i], low[j], strict=False)), zero) for j in range(dim)] for i in range(dim)]
-    covariance = at(schedule.sigma2, t, x_t)[..., None] * _matrix(rows)
+    covariance = at(schedule.sigma2, t, x_t)[..., None] * matrix(rows)
     return mixed_full(schedule, _denoise(schedule, x_t, t, f), covariance, x_t, t)
 
 
@@ -283,120 +289,78 @@ def forward_edge(
     return with_edge
 
 
-# --- Laws: sampling, densities, entropies, the KL divergence of equation 14 ---
+# --- A reverse step and evidence r(x_0), section 2.5: what `posterior` is made of ---
 
 
-def _matrix(rows: list[list[Array]]) -> Array:
-    """[..., d, d] from its entries, each [...]."""
-    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
-
-
-def _cholesky(covariance: Array) -> Array:
-    """Lower Cholesky factor of [..., d, d], unrolled over d.
-
-    For d = 2 the batched library routine calls LAPACK once an example, which costs
-    more than the network whose step it is.
-    """
-    dim = covariance.shape[-1]
-    low: list[list[Array]] = [[jnp.zeros_like(covariance[..., 0, 0])] * dim for _ in range(dim)]
-    for i in range(dim):
-        for j in range(i + 1):
-            rest = covariance[..., i, j] - sum((low[i][k] * low[j][k] for k in range(j)), 0.0)
-            low[i][j] = jnp.sqrt(rest) if i == j else rest / low[j][j]
-    return _matrix(low)
-
-
-def _solve_lower(tril: Array, b: Array) -> Array:
-    """tril^{-1} b for tril [..., d, d] and b [..., d], by forward substitution, unrolled."""
-    x: list[Array] = []
-    for i in range(b.shape[-1]):
-        x.append((b[..., i] - sum((tril[..., i, k] * x[k] for k in range(i)), 0.0)) / tril[..., i, i])
-    return jnp.stack(x, axis=-1)
-
-
-def as_full(p: Normal | FullNormal) -> FullNormal:
-    """The same law, as a `FullNormal`; p of shape [B, d]."""
-    if isinstance(p, FullNormal):
-        return p
-    return FullNormal(p.mean, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1]))
-
-
-def noise(key: Array, shape: tuple[int, ...]) -> Array:
-    """What `place` makes samples of: standard normal, float32."""
-    return jax.random.normal(key, shape, jnp.float32)
-
-
-def place(p: Normal | FullNormal, noise: Array) -> Array:
-    """mean + scale * noise: the sample of p that this noise stands for, [B, ...]."""
-    if isinstance(p, FullNormal):
-        tril, dim = p.scale_tril, p.mean.shape[-1]
-        spread = [sum(tril[..., i, j] * noise[..., j] for j in range(i + 1)) for i in range(dim)]
-        return p.mean + jnp.stack(spread, axis=-1)
-    return p.mean + jnp.sqrt(p.variance) * noise
-
-
-def sample(key: Array, p: Normal | FullNormal) -> Array:
-    """A draw of p's shape, [B, ...]; differentiable in p, the noise being a function of key alone."""
-    return place(p, noise(key, p.mean.shape))
-
-
-def log_prob(p: Normal | FullNormal, x: Array) -> Array:
-    """log p(x) in nats, [B]."""
-    if isinstance(p, FullNormal):
-        z = _solve_lower(p.scale_tril, x - p.mean)
-        log_variance = 2 * jnp.log(jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1))
-        return -0.5 * sum_event(z**2 + log_variance + _LOG_2PI)
-    return -0.5 * sum_event((x - p.mean) ** 2 / p.variance + jnp.log(p.variance) + _LOG_2PI)
-
-
-def bin_log_prob(p: Normal, x: Array, *, width: float, lowest: float, highest: float) -> Array:
-    """log of the mass that p gives to the bin about x, in nats, [B]: a discretised decoder (DDPM, equation 13).
-
-    With p(x_0 | x_1) for p this makes K a bound on the log-probability of quantised data
-    themselves, with no noise added to them.
+def start(schedule: Schedule, p: Normal | FullNormal, x_t: Array, t: Array) -> Normal | FullNormal:
+    """The law of x_0 given x_t that a reverse step p(x_{t-1} | x_t) is a mixture over; `step` undoes it.
 
     Args:
-      p: independent normals.
-      x: [B, ...], middles of bins.
-      width: of a bin.
-      lowest: middle of the first bin, which reaches to -infinity.
-      highest: middle of the last bin, which reaches to infinity: so all masses sum to one.
+      schedule: of T steps.
+      p: the reverse step. Variance below the posterior's v_t is taken for v_t: x_0 is then certain.
+      x_t: [B, ...].
+      t: [B] in 1..T. At t = 1 it is p itself.
     """
-    scale = jnp.sqrt(p.variance)
-    low = jnp.where(x > lowest + width / 2, (x - width / 2 - p.mean) / scale, -jnp.inf)
-    high = jnp.where(x < highest - width / 2, (x + width / 2 - p.mean) / scale, jnp.inf)
-    # In the lower tail, where the logarithm of the distribution function keeps its digits.
-    flip = low + high > 0
-    low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
-    log_high, log_low = log_ndtr(high), log_ndtr(low)
-    return sum_event(log_high + jnp.log(-jnp.expm1(log_low - log_high)))
-
-
-def entropy(p: Normal | FullNormal) -> Array:
-    """Differential entropy in nats, [B]."""
+    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
+    mean = (p.mean - a * x_t) / b
     if isinstance(p, FullNormal):
-        log_variance = 2 * jnp.log(jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1))
-    else:
-        log_variance = jnp.broadcast_to(jnp.log(p.variance), p.mean.shape)
-    return 0.5 * sum_event(log_variance + _LOG_2PI + 1)
+        excess = gram(p.scale_tril) - posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
+        return FullNormal(mean, cholesky(excess / (b**2)[..., None]))
+    return Normal(mean, jnp.maximum(p.variance - posterior_variance, 0.0) / b**2)
 
 
-def kl(q: Normal, p: Normal | FullNormal) -> Array:
-    """KL(q || p) in nats, [B]; q has independent components, as every posterior has.
+def step(schedule: Schedule, start: Normal | FullNormal, x_t: Array, t: Array) -> Normal | FullNormal:
+    """The reverse step that a law of x_0 given x_t makes: `mixed`, or `mixed_full`.
 
-    Logarithms are taken of ratios of variances, which are near one on fine schedules,
-    and not as differences of logarithms, which are not.
+    Args:
+      schedule: of T steps.
+      start: law of x_0 given x_t.
+      x_t: [B, ...].
+      t: [B] in 1..T.
     """
+    if isinstance(start, FullNormal):
+        return mixed_full(schedule, start.mean, gram(start.scale_tril), x_t, t)
+    return mixed(schedule, start.mean, start.variance, x_t, t)
+
+
+def diffused(schedule: Schedule, r: Normal, t: Array) -> Normal:
+    """Evidence about x_0 as evidence about x_t: integral of r(x_0) q(x_0 | x_t), all x_0 alike beforehand.
+
+    Args:
+      schedule: of T steps.
+      r: evidence about x_0, [B, ...].
+      t: [B] in 0..T.
+    """
+    alpha_bar = at(schedule.alpha_bar, t, r.mean)
+    variance = at(schedule.sigma2, t, r.mean) + alpha_bar * r.variance
+    return Normal(jnp.sqrt(alpha_bar) * r.mean, variance)
+
+
+def renoised(schedule: Schedule, r: Normal, p: Law, t: Array) -> Law:
+    """A law p of x_t, with what was observed put in its place, diffused to the noise level of t.
+
+    An observation of noise s^2 is a diffused x_0 of noise-to-signal ratio s^2; more noise makes
+    of it a draw of q(x_t | x_0), as long as nu_t >= s^2. Below that, p is left alone.
+
+    Args:
+      schedule: of T steps.
+      r: evidence about x_0, broadcasting to [B, ...].
+      p: law of x_t, [B, ...].
+      t: [B] in 0..T.
+    """
+    like = p.mean
+    alpha_bar, seen = at(schedule.alpha_bar, t, like), jnp.isfinite(r.variance)
+    noise = jnp.where(seen, r.variance, 0.0)
+    variance = at(schedule.sigma2, t, like) - alpha_bar * noise
+    replaced = seen & (variance >= 0)
+    place = jnp.sqrt(alpha_bar) * jnp.where(seen, r.mean, 0.0)
     if isinstance(p, FullNormal):
-        mean = _solve_lower(p.scale_tril, q.mean - p.mean)
-        scale = jnp.sqrt(q.variance)
-        dim = scale.shape[-1]
-        columns = [_solve_lower(p.scale_tril, scale * jnp.eye(dim)[i]) for i in range(dim)]
-        trace = sum((c**2 for c in columns), jnp.zeros_like(scale))
-        ratio = q.variance / jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1) ** 2
-        return 0.5 * sum_event(mean**2 + trace - 1 - jnp.log(ratio))
-    ratio = q.variance / p.variance
-    return 0.5 * sum_event((q.mean - p.mean) ** 2 / p.variance + (ratio - 1) - jnp.log(ratio))
+        # Rows and columns of what is replaced stand for themselves alone.
+        kept = ~replaced[..., :, None] & ~replaced[..., None, :]
+        own = jnp.where(replaced, jnp.maximum(variance, 0.0), 0.0)[..., None] * jnp.eye(like.shape[-1])
+        covariance = jnp.where(kept, gram(p.scale_tril), 0.0) + own
+        return FullNormal(jnp.where(replaced, place, p.mean), cholesky(covariance))
+    return Normal(jnp.where(replaced, place, p.mean), jnp.where(replaced, variance, p.variance))
 
 
 def null_log_prob(x_0: Array) -> Array:

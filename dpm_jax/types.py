@@ -57,5 +57,35 @@ class Kernel(Protocol):
     def kl(self, q: Any, p: Any) -> Array:
         """KL(q || p), [B] nats."""
 
+    def mean(self, p: Any) -> Array:
+        """E[x], [B, ...]."""
+
+    def point(self, x: Array) -> Distribution:
+        """The law under which x is certain."""
+
+    def slope(self, p: Any, log_r: Callable[[Array], Array]) -> Array:
+        """What `tilted` takes in place of log r, [B, ...]."""
+
+    def tilted(self, p: Any, slope: Array) -> Any:
+        """p(x) exp(slope . x) / Z."""
+
+    def product(self, p: Any, r: Any) -> Any:
+        """p(x) r(x) / Z, r a law about each coordinate by itself."""
+
+    def log_overlap(self, p: Any, r: Any) -> Array:
+        """log Z of `product`, [B] nats."""
+
+    def start(self, schedule: Schedule, p: Any, x_t: Array, t: Array) -> Any:
+        """The law of x_0 given x_t behind a reverse step."""
+
+    def step(self, schedule: Schedule, start: Any, x_t: Array, t: Array) -> Any:
+        """The reverse step that a law of x_0 given x_t makes."""
+
+    def diffused(self, schedule: Schedule, r: Any, t: Array) -> Any:
+        """Evidence about x_0 as evidence about x_t."""
+
+    def renoised(self, schedule: Schedule, r: Any, p: Any, t: Array) -> Any:
+        """A law of x_t, with what was observed of x_0 put in its place, diffused."""
+
     def null_log_prob(self, x_0: Array) -> Array:
         """log-probability under the null model, [B] nats."""

@@ -1,0 +1,243 @@
+"""Normal laws: independent, or with full covariance in few dimensions; the verbs that need no diffusion.
+
+Shapes: x is [B, ...]. Sums are over everything but the batch, in nats. All is float32.
+`bernoulli` has the same verbs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import log_ndtr
+
+from dpm_jax.shapes import sum_event
+from dpm_jax.small_matrices import cholesky, gram, solve_lower
+
+__all__ = [
+    "FullNormal",
+    "Law",
+    "Normal",
+    "as_full",
+    "bin_log_prob",
+    "entropy",
+    "kl",
+    "log_overlap",
+    "log_prob",
+    "mean",
+    "noise",
+    "place",
+    "point",
+    "product",
+    "sample",
+    "slope",
+    "tilted",
+]
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class Normal(NamedTuple):
+    """Independent normals: mean and variance, both of x's shape (or broadcasting to it)."""
+
+    mean: Array
+    variance: Array
+
+
+class FullNormal(NamedTuple):
+    """A normal with full covariance, for low-dimensional data: its algebra is unrolled, for d up to about 6.
+
+    Attributes:
+      mean: [B, d].
+      scale_tril: [B, d, d], lower triangular, positive diagonal; covariance
+        scale_tril @ scale_tril^T.
+    """
+
+    mean: Array
+    scale_tril: Array
+
+
+Law = TypeVar("Law", Normal, FullNormal)
+
+
+# --- Sampling, densities, entropies, the KL divergence of equation 14 ---
+
+
+def as_full(p: Normal | FullNormal) -> FullNormal:
+    """The same law, as a `FullNormal`; p of shape [B, d]."""
+    if isinstance(p, FullNormal):
+        return p
+    return FullNormal(p.mean, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1]))
+
+
+def noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """What `place` makes samples of: standard normal, float32."""
+    return jax.random.normal(key, shape, jnp.float32)
+
+
+def place(p: Normal | FullNormal, noise: Array) -> Array:
+    """mean + scale * noise: the sample of p that this noise stands for, [B, ...]."""
+    if isinstance(p, FullNormal):
+        tril, dim = p.scale_tril, p.mean.shape[-1]
+        spread = [sum(tril[..., i, j] * noise[..., j] for j in range(i + 1)) for i in range(dim)]
+        return p.mean + jnp.stack(spread, axis=-1)
+    return p.mean + jnp.sqrt(p.variance) * noise
+
+
+def sample(key: Array, p: Normal | FullNormal) -> Array:
+    """A draw of p's shape, [B, ...]; differentiable in p, the noise being a function of key alone."""
+    return place(p, noise(key, p.mean.shape))
+
+
+def log_prob(p: Normal | FullNormal, x: Array) -> Array:
+    """log p(x) in nats, [B]."""
+    if isinstance(p, FullNormal):
+        z = solve_lower(p.scale_tril, x - p.mean)
+        log_variance = 2 * jnp.log(jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1))
+        return -0.5 * sum_event(z**2 + log_variance + _LOG_2PI)
+    return -0.5 * sum_event((x - p.mean) ** 2 / p.variance + jnp.log(p.variance) + _LOG_2PI)
+
+
+def bin_log_prob(p: Normal, x: Array, *, width: float, lowest: float, highest: float) -> Array:
+    """log of the mass that p gives to the bin about x, in nats, [B]: a discretised decoder (DDPM, equation 13).
+
+    With p(x_0 | x_1) for p this makes K a bound on the log-probability of quantised data
+    themselves, with no noise added to them.
+
+    Args:
+      p: independent normals.
+      x: [B, ...], middles of bins.
+      width: of a bin.
+      lowest: middle of the first bin, which reaches to -infinity.
+      highest: middle of the last bin, which reaches to infinity: so all masses sum to one.
+    """
+    scale = jnp.sqrt(p.variance)
+    low = jnp.where(x > lowest + width / 2, (x - width / 2 - p.mean) / scale, -jnp.inf)
+    high = jnp.where(x < highest - width / 2, (x + width / 2 - p.mean) / scale, jnp.inf)
+    # In the lower tail, where the logarithm of the distribution function keeps its digits.
+    flip = low + high > 0
+    low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
+    log_high, log_low = log_ndtr(high), log_ndtr(low)
+    return sum_event(log_high + jnp.log(-jnp.expm1(log_low - log_high)))
+
+
+def entropy(p: Normal | FullNormal) -> Array:
+    """Differential entropy in nats, [B]."""
+    if isinstance(p, FullNormal):
+        log_variance = 2 * jnp.log(jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1))
+    else:
+        log_variance = jnp.broadcast_to(jnp.log(p.variance), p.mean.shape)
+    return 0.5 * sum_event(log_variance + _LOG_2PI + 1)
+
+
+def kl(q: Normal, p: Normal | FullNormal) -> Array:
+    """KL(q || p) in nats, [B]; q has independent components, as every posterior has.
+
+    Logarithms are taken of ratios of variances, which are near one on fine schedules,
+    and not as differences of logarithms, which are not.
+    """
+    if isinstance(p, FullNormal):
+        mean = solve_lower(p.scale_tril, q.mean - p.mean)
+        scale = jnp.sqrt(q.variance)
+        dim = scale.shape[-1]
+        columns = [solve_lower(p.scale_tril, scale * jnp.eye(dim)[i]) for i in range(dim)]
+        trace = sum((c**2 for c in columns), jnp.zeros_like(scale))
+        ratio = q.variance / jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1) ** 2
+        return 0.5 * sum_event(mean**2 + trace - 1 - jnp.log(ratio))
+    ratio = q.variance / p.variance
+    return 0.5 * sum_event((q.mean - p.mean) ** 2 / p.variance + (ratio - 1) - jnp.log(ratio))
+
+
+# --- Products with evidence r(x), section 2.5 and appendix C ---
+#
+# Evidence about each coordinate by itself is a `Normal` too: r(x) = N(mean; x, variance), the
+# likelihood of having observed `mean`. Variance 0 says that x is known, infinity that it was
+# not observed, and then r = 1 and `mean` is not looked at.
+
+
+def mean(p: Normal | FullNormal) -> Array:
+    """E[x], [B, ...]."""
+    return p.mean
+
+
+def point(x: Array) -> Normal:
+    """The law under which x [B, ...] is certain; `log_overlap(point(x), r)` is log r(x)."""
+    return Normal(x, jnp.zeros_like(x))
+
+
+def slope(p: Normal | FullNormal, log_r: Callable[[Array], Array]) -> Array:
+    """What `tilted` takes in place of log r: its gradient at p's mean, [B, ...] (Table App.1).
+
+    Args:
+      p: a law of x.
+      log_r: x [B, ...] -> [B], differentiable; an example's value depends on that example alone.
+    """
+    gradient: Array = jax.grad(lambda x: log_r(x).sum())(p.mean)
+    return gradient
+
+
+def tilted(p: Law, slope: Array) -> Law:
+    """p(x) exp(slope . x) / Z: the mean shifted by covariance times slope.
+
+    Args:
+      p: a law of x.
+      slope: [B, ...].
+    """
+    if isinstance(p, FullNormal):
+        covariance = gram(p.scale_tril)
+        return p._replace(mean=p.mean + (covariance * slope[..., None, :]).sum(-1))
+    return p._replace(mean=p.mean + p.variance * slope)
+
+
+def _observe(p: Normal, r: Normal) -> tuple[Normal, Array]:
+    """p(x) r(x) / Z and log Z, coordinate by coordinate; [B, ...] each."""
+    known, seen = r.variance == 0, jnp.isfinite(r.variance)
+    # Where nothing was seen, and where r is a point, the formulas are not used; they must stay finite.
+    variance = jnp.where(seen & ~known, r.variance, 1.0)
+    total = p.variance + jnp.where(known, 0.0, variance)
+    spread = jnp.where(total > 0, total, 1.0)
+    difference = jnp.where(seen, r.mean, p.mean) - p.mean
+    gain = jnp.where(seen, jnp.where(known, 1.0, p.variance / spread), 0.0)
+    rest = jnp.where(seen, jnp.where(known, 0.0, variance / spread), 1.0)
+    log_z = -0.5 * (difference**2 / spread + jnp.log(spread) + _LOG_2PI)
+    return Normal(p.mean + gain * difference, p.variance * rest), jnp.where(seen, log_z, 0.0)
+
+
+def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
+    """p(x) r(x) / Z and log Z, [B], one coordinate observed after another."""
+    dim = p.mean.shape[-1]
+    r = Normal(*(jnp.broadcast_to(value, p.mean.shape) for value in r))
+    mean, covariance, log_z = p.mean, gram(p.scale_tril), jnp.zeros(p.mean.shape[0])
+    for i in range(dim):
+        before = Normal(mean[..., i], covariance[..., i, i])
+        after, log_zi = _observe(before, Normal(r.mean[..., i], r.variance[..., i]))
+        certain = before.variance <= 0
+        # The other coordinates follow in proportion to their covariance with this one.
+        column = covariance[..., i] / jnp.where(certain, 1.0, before.variance)[..., None]
+        column = jnp.where(certain[..., None], 0.0, column)
+        mean = (mean + column * (after.mean - before.mean)[..., None]).at[..., i].set(after.mean)
+        shrink = (before.variance - after.variance)[..., None, None]
+        covariance = covariance - shrink * column[..., :, None] * column[..., None, :]
+        log_z = log_z + log_zi
+    return FullNormal(mean, cholesky(covariance)), log_z
+
+
+def product(p: Law, r: Normal) -> Law:
+    """p(x) r(x) / Z in closed form, for evidence about each coordinate by itself.
+
+    Args:
+      p: a law of x, [B, ...].
+      r: evidence, broadcasting to it.
+    """
+    return _observe_full(p, r)[0] if isinstance(p, FullNormal) else _observe(p, r)[0]
+
+
+def log_overlap(p: Normal | FullNormal, r: Normal) -> Array:
+    """log Z of `product`: the log-likelihood of what was observed, if x has the law p, [B] nats."""
+    if isinstance(p, FullNormal):
+        return _observe_full(p, r)[1]
+    return sum_event(_observe(p, r)[1])
