@@ -1,0 +1,358 @@
+"""Multiplying a model with evidence: a posterior is a function from a reverse function to a reverse function.
+
+The model p(x_0) times a bounded positive r(x_0), normalised, is p~(x_0) (section 2.5). Its reverse
+chain is known up to one function (appendix C):
+
+    p~(x_{t-1} | x_t) = p(x_{t-1} | x_t) h_{t-1}(x_{t-1}) / h_t(x_t),    h_t(x_t) = E[r(x_0) | x_t],
+
+with h_0 = r. Nobody has h_t; what follows are guesses of it, and what a step makes of them.
+
+Evidence r is one of
+
+  a law          about each coordinate by itself: `Normal(y, s^2)`, y = x_0 + s noise, with s^2 = 0 where x_0
+                 is known and infinity where it was not seen; `Bernoulli(logits)`. See `normal`, `bernoulli`.
+  a function     x_0 [B, ...] -> log r(x_0) [B], differentiable.
+  `Linear`       y = A x_0 + s noise.
+
+`how` it acts along the chain is one of (E = a law, f = a function, L = linear):
+
+  "constant"  E f   r itself at every t: the paper's. Exact for r = 1. Far too strong where x_t is noise.
+  "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffused`): exact if
+                    p(x_0) is flat; a function is taken to the power alpha_bar_t.
+  "renoised"  E     what was observed replaces x_t, re-noised to the level of t (Lugmayr et al. 2022, with
+                    `sampling.with_jumps`, their resampling). Exact, but for the grid of noise levels,
+                    where every coordinate was observed with the same noise: denoising. What was
+                    observed in part is not heard by the rest until the next step.
+  "denoised"  E     the law of x_0 given x_t behind the model's step is multiplied with r, coordinate by
+                    coordinate. Exact for independent coordinates (with `FullNormal`, of few dimensions, for
+                    dependent ones too, if normal).
+  "guided"    E f L the step is tilted by the gradient of log r at the denoised estimate, through the network
+                    (Chung et al. 2023, DPS); a law is averaged over that of x_0 given x_t, taken to be no
+                    narrower than for data of unit variance (Song et al. 2023).
+  "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
+                    Tweedie's second formula is the network's own Jacobian, applied by a few products with
+                    it (Boys et al. 2023; Rozet et al. 2024). Exact for normal data. Gaussian kernel only.
+
+None but these special cases is exact. `guide` gives each of them as a proposal with weights, from which
+`particles` makes a sampler that is exact as the number of particles grows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dpm_jax.normal import FullNormal, Normal
+from dpm_jax.schedules import Schedule
+from dpm_jax.shapes import at, sum_event
+from dpm_jax.types import Distribution, Kernel, Reverse
+
+__all__ = ["Evidence", "Guide", "How", "Linear", "Step", "condition", "guide", "log_likelihood", "multiply"]
+
+
+class Linear(NamedTuple):
+    """Evidence y = A x_0 + s noise.
+
+    Attributes:
+      operator: A, x [B, ...] -> [B, ...], linear, each example by itself.
+      y: [B, ...] what was observed.
+      variance: s^2 > 0, broadcasting against y.
+    """
+
+    operator: Callable[[Array], Array]
+    y: Array
+    variance: Array | float
+
+
+Evidence = Distribution | Callable[[Array], Array] | Linear
+How = Literal["constant", "annealed", "renoised", "denoised", "guided", "matched"]
+
+
+class Step(NamedTuple):
+    """One step of a guided chain.
+
+    Attributes:
+      model: p(x_{t-1} | x_t).
+      posterior: the approximate p~(x_{t-1} | x_t).
+      log_twist: [B] log of the guess of h_t(x_t), up to a constant.
+    """
+
+    model: Distribution
+    posterior: Distribution
+    log_twist: Array
+
+
+# Of the linear solver; each costs a gradient of the network.
+_ITERATIONS = 4
+
+# (x_t [B, ...], t int32 [B]) -> Step.
+Guide = Callable[[Array, Array], Step]
+
+
+def _law(p: Distribution) -> Any:
+    """The verbs of p: the module that its type is of."""
+    return sys.modules[type(p).__module__]
+
+
+def _is_law(r: Evidence) -> bool:
+    return not callable(r) and not isinstance(r, Linear)
+
+
+def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Reverse:
+    """p(x_{t-1} | x_t) r(x_{t-1}) / Z at every step, as the paper has it (equations 25 to 27, Table App.1).
+
+    A law is multiplied in closed form. A function is linearised: a Gaussian's mean moves by variance
+    times gradient of log r at the mean, a bit's odds by the ratio of r at 1 and 0.
+
+    Args:
+      reverse: (x_t, t) -> distribution.
+      log_r: x [B, ...] -> [B]; or (x_{t-1}, t - 1) -> [B], for an r that changes along the chain; or a
+        law, see above.
+
+    Returns:
+      (x_t, t) -> distribution: sampled, bounded and plotted as any other.
+    """
+    takes_time = callable(log_r) and _num_arguments(log_r) > 1
+
+    def posterior(x_t: Array, t: Array) -> Distribution:
+        p = reverse(x_t, t)
+        law = _law(p)
+        if not callable(log_r):
+            return law.product(p, log_r)
+        return law.tilted(p, law.slope(p, (lambda x: log_r(x, t - 1)) if takes_time else log_r))
+
+    return posterior
+
+
+def _num_arguments(function: Callable[..., Array]) -> int:
+    """How many arguments without a default a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def log_likelihood(kernel: Kernel, r: Evidence, x: Array) -> Array:
+    """log r(x) of [B, ...], [B] nats; of a law, its variance must not be 0."""
+    if isinstance(r, Linear):
+        seen = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)
+        return kernel.log_overlap(kernel.point(r.operator(x)), Normal(r.y, seen))
+    return r(x) if callable(r) else kernel.log_overlap(kernel.point(x), r)
+
+
+def condition(
+    kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, how: How, *, iterations: int = _ITERATIONS
+) -> Reverse:
+    """The reverse function of the model multiplied with r(x_0), by one of the ways of the module's docstring.
+
+    Args:
+      kernel: `gaussian` or `binomial`.
+      schedule: of T steps.
+      reverse: (x_t, t) -> distribution, the model.
+      r: evidence about x_0; its arrays have the batch of x_t, or a batch of one.
+      how: it acts along the chain.
+      iterations: of the linear solver, for "matched".
+
+    Returns:
+      (x_t, t) -> distribution.
+
+    Raises:
+      ValueError: if `how` does not take this kind of evidence.
+    """
+    _check(kernel, r, how)
+    if how == "renoised":
+
+        def posterior(x_t: Array, t: Array) -> Distribution:
+            return kernel.renoised(schedule, r, reverse(x_t, t), t - 1)
+
+        return posterior
+    step = guide(kernel, schedule, reverse, r, how, iterations=iterations)
+    return lambda x_t, t: step(x_t, t).posterior
+
+
+def guide(
+    kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, how: How, *, iterations: int = _ITERATIONS
+) -> Guide:
+    """What `condition` does, with what `particles` needs to correct it.
+
+    Args: as `condition`.
+
+    Returns:
+      (x_t, t) -> `Step`. At t = 1 a law is multiplied in closed form, whatever `how`.
+
+    Raises:
+      ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised").
+    """
+    _check(kernel, r, how)
+    if how == "renoised":
+        raise ValueError("how: 'renoised' replaces the model's steps, and has no weights; use another")
+    if how == "matched":
+        inner = _matched(kernel, schedule, reverse, r, iterations)
+    elif how == "guided":
+        inner = _guided(kernel, schedule, reverse, r)
+    elif how == "denoised":
+        inner = _denoised(kernel, schedule, reverse, r)
+    else:
+        inner = _tempered(kernel, schedule, reverse, r, how == "annealed")
+    if isinstance(r, Linear):
+        return inner
+
+    def with_edge(x_t: Array, t: Array) -> Step:
+        step = inner(x_t, t)
+        at_edge = multiply(lambda *_: step.model, r)(x_t, t)
+        return step._replace(posterior=_where(t == 1, at_edge, step.posterior))
+
+    return with_edge
+
+
+def _where(which: Array, one: Distribution, other: Distribution) -> Distribution:
+    """Example by example, one law or the other."""
+    return jax.tree.map(lambda a, b: jnp.where(which.reshape((-1,) + (1,) * (b.ndim - 1)), a, b), one, other)
+
+
+def _check(kernel: Kernel, r: Evidence, how: How) -> None:
+    kind = "law" if _is_law(r) else "Linear" if isinstance(r, Linear) else "function"
+    takes = {
+        "constant": ("law", "function"),
+        "annealed": ("law", "function"),
+        "renoised": ("law",),
+        "denoised": ("law",),
+        "guided": ("law", "function", "Linear"),
+        "matched": ("law", "Linear"),
+    }
+    if how not in takes:
+        raise ValueError(f"how: must be one of {', '.join(takes)}, got {how!r}")
+    if kind not in takes[how]:
+        raise ValueError(f"how: '{how}' takes evidence that is a {' or a '.join(takes[how])}, got a {kind}")
+    normal = not _is_law(r) or isinstance(r, Normal)
+    if how == "matched" and not (normal and kernel.prior(jnp.zeros((1, 1))).__class__ is Normal):
+        raise ValueError("how: 'matched' is for the Gaussian kernel; use 'guided'")
+
+
+def _tempered(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, annealed: bool) -> Guide:
+    """r at every t, as it is or diffused."""
+
+    def at_time(x: Array, t: Array) -> Distribution | Callable[[Array], Array]:
+        if not annealed:
+            return r
+        if callable(r):
+            return lambda x: schedule.alpha_bar[t] * r(x)
+        return kernel.diffused(schedule, jax.tree.map(lambda value: jnp.broadcast_to(value, x.shape), r), t)
+
+    def step(x_t: Array, t: Array) -> Step:
+        model = reverse(x_t, t)
+        posterior = multiply(lambda *_: model, at_time(x_t, t - 1))(x_t, t)
+        return Step(model, posterior, log_likelihood(kernel, at_time(x_t, t), x_t))
+
+    return step
+
+
+def _denoised(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Distribution) -> Guide:
+    """r on the law of x_0 given x_t, coordinate by coordinate."""
+
+    def step(x_t: Array, t: Array) -> Step:
+        model = reverse(x_t, t)
+        start = kernel.start(schedule, model, x_t, t)
+        posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
+        return Step(model, posterior, kernel.log_overlap(start, r))
+
+    return step
+
+
+def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence) -> Guide:
+    """The gradient of log r at the denoised estimate."""
+
+    def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Distribution, Array]]:
+        model = reverse(x_t, t)
+        start = kernel.start(schedule, model, x_t, t)
+        import os
+
+        if os.environ.get("VV") and _is_law(r):
+            nu = at(schedule.sigma2 / (schedule.alpha_bar if os.environ["VV"] == "nu" else 1.0), t, x_t)
+            start = Normal(start.mean, jnp.maximum(start.variance, nu))
+        twist = kernel.log_overlap(start, r) if _is_law(r) else log_likelihood(kernel, r, kernel.mean(start))
+        return twist.sum(), (model, twist)
+
+    def step(x_t: Array, t: Array) -> Step:
+        (_, (model, twist)), slope = jax.value_and_grad(log_twist, has_aux=True)(x_t, t)
+        return Step(model, kernel.tilted(model, slope), twist)
+
+    return step
+
+
+def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, iterations: int) -> Guide:
+    """The Kalman step of the mean of x_0 given x_t, with the network's Jacobian for a covariance."""
+
+    def step(x_t: Array, t: Array) -> Step:
+        def denoise(x_t: Array) -> tuple[Array, tuple[Distribution, Distribution]]:
+            model = reverse(x_t, t)
+            start = kernel.start(schedule, model, x_t, t)
+            return start.mean, (model, start)
+
+        mean, pull, (model, start) = jax.vjp(denoise, x_t, has_aux=True)
+        if isinstance(start, FullNormal) and not isinstance(r, Linear):
+            # The covariance is known entry by entry: nothing to be had from the Jacobian.
+            posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
+            return Step(model, posterior, kernel.log_overlap(start, r))
+        # Cov[x_0 | x_t] = sigma2_t / sqrt(alpha_bar_t) dE[x_0 | x_t] / dx_t, symmetric where the model is exact.
+        scale = at(schedule.sigma2 / jnp.sqrt(schedule.alpha_bar), t, x_t)
+        operator, transpose, difference, noise = _observation(r, mean)
+
+        def covariance(u: Array) -> Array:
+            return operator(scale * pull(transpose(u))[0]) + noise * u
+
+        u = _minimal_residual(covariance, difference, iterations)
+        after = mean + scale * pull(transpose(u))[0]
+        if _is_law(r):
+            observed = kernel.product(start, r)
+            start_after, twist = Normal(after, observed.variance), kernel.log_overlap(start, r)
+        else:
+            start_after, twist = start._replace(mean=after), log_likelihood(kernel, r, mean)
+        return Step(model, kernel.step(schedule, start_after, x_t, t), twist)
+
+    return step
+
+
+def _observation(
+    r: Normal | Linear, mean: Array
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array], Array, Array]:
+    """A, its transpose, y - A mean, and the variance of the noise."""
+    if isinstance(r, Linear):
+        transposed = jax.linear_transpose(r.operator, mean)
+        noise = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)
+        return r.operator, lambda u: transposed(u)[0], r.y - r.operator(mean), noise
+    seen = jnp.broadcast_to(jnp.isfinite(r.variance), mean.shape)
+
+    def select(x: Array) -> Array:
+        return jnp.where(seen, x, 0.0)
+
+    return select, select, select(r.mean - mean), jnp.where(seen, r.variance, 1.0)
+
+
+def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: int) -> Array:
+    """u of the Krylov space of b with the least |matvec(u) - b|, each example [B, ...] by itself (GMRES).
+
+    Conjugate gradients need a symmetric positive definite matrix, which a trained network's Jacobian only
+    nearly is, and run away; the least residual does not.
+    """
+    flat = b.reshape(b.shape[0], -1)
+    basis: list[Array] = []
+    images: list[Array] = []
+    vector = flat
+    for _ in range(iterations):
+        for known in basis:
+            vector = vector - (known * vector).sum(-1, keepdims=True) * known
+        size = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+        basis.append(jnp.where(size > 0, vector / jnp.where(size > 0, size, 1.0), 0.0))
+        vector = matvec(basis[-1].reshape(b.shape)).reshape(flat.shape)
+        images.append(vector)
+    columns = jnp.stack(images, axis=-1)
+    gram = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
+    ridge = 1e-5 * jnp.trace(gram, axis1=1, axis2=2)[:, None, None] * jnp.eye(iterations) + 1e-30 * jnp.eye(iterations)
+    weights = jnp.linalg.solve(gram + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None])
+    return (jnp.stack(basis, axis=-1) @ weights)[..., 0].reshape(b.shape)
