@@ -171,7 +171,7 @@ def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
 
 
 def _folder(path: Path, settings: ConfigDict, crop: int | None) -> ImageSet:
-    named = folder.load(path, settings.on_error)
+    named = folder.load(path, settings.on_error, hint="; --config.data.folder.on_error=skip leaves it out")
     image_set.check_shapes([(name, image.shape) for name, image in named], crop)
     return image_set.split([image for _, image in named], settings.held_out, crop)
 
@@ -236,26 +236,38 @@ def _check_shape(config: ConfigDict, shape: tuple[int, ...]) -> None:
             )
 
 
-def check_size(experiment: Experiment, size: int) -> None:
-    """See that the network can be called on square images of another size than it was trained on.
+def check_size(experiment: Experiment, height: int, width: int | None = None, flag: str = "--size") -> None:
+    """See that the network can be called on images of another size than it was trained on.
+
+    Args:
+      experiment: what was trained.
+      height: of the images, in pixels.
+      width: the same as the height if None.
+      flag: where the size comes from, for messages.
 
     Raises:
       UserError: if it can't, saying why.
     """
     config = experiment.config
     if len(experiment.shape) != 3:
-        raise UserError("--size: is for images")
-    if experiment.shape[:2] == (size, size):
+        raise UserError(f"{flag}: is for images")
+    got, must = (
+        (str(height), "must be a multiple") if width is None else (f"{height}x{width}", "sides must be multiples")
+    )
+    width = height if width is None else width
+    trained = f"{experiment.shape[0]}x{experiment.shape[1]}"
+    if experiment.shape[:2] == (height, width):
         return
     network = config.network[config.network.name]
     if config.network.name == "multiscale" and network.dense_layers:
-        raise UserError(f"--size: a dense path takes images of {experiment.shape[0]}x{experiment.shape[1]} only")
+        raise UserError(f"{flag}: a dense path takes images of {trained} only, got {got}")
     if config.network.name == "unet" and network.attention:
-        raise UserError("--size: attention was trained at one size; train with --config.network.unet.attention=False")
-    if size % (factor := grid_factor(config)):
         raise UserError(
-            f"--size: must be a multiple of {factor}, the pixels of the network's coarsest scale, got {size}"
+            f"{flag}: attention was trained at one size, {trained}, got {got}; "
+            "train with --config.network.unet.attention=False"
         )
+    if height % (factor := grid_factor(config)) or width % factor:
+        raise UserError(f"{flag}: {must} of {factor}, the pixels of the network's coarsest scale, got {got}")
 
 
 def grid_factor(config: ConfigDict) -> int:

@@ -16,12 +16,13 @@ OnError = Literal["refuse", "skip"]
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 
 
-def load(path: Path, on_error: OnError) -> list[tuple[str, np.ndarray]]:
+def load(path: Path, on_error: OnError, hint: str = "") -> list[tuple[str, np.ndarray]]:
     """Name and pixels, [H, W, 1] (grey) or [H, W, 3] uint8, of each image, in the order of their names.
 
     Args:
       path: a folder, searched with the folders in it, or one image file.
       on_error: whether a file that can't be read is refused, or skipped with a warning that names it.
+      hint: said to who meets a file that can't be read.
 
     Raises:
       ValueError: if there is no image, or one can't be read and `on_error` is "refuse".
@@ -39,9 +40,7 @@ def load(path: Path, on_error: OnError) -> list[tuple[str, np.ndarray]]:
         # Damage shows as whatever the decoder that met it raises: OSError, SyntaxError, ValueError, ...
         except Exception as error:
             if on_error == "refuse":
-                raise ValueError(
-                    f"cannot read {file}: {error}; --config.data.folder.on_error=skip leaves it out"
-                ) from error
+                raise ValueError(f"cannot read {file}: {error}{hint}") from error
             warnings.warn(f"skipped {file}: {error}", stacklevel=2)
     if not images:
         raise ValueError(f"{path} holds no image that can be read")
