@@ -1,32 +1,59 @@
-"""Draw samples from a trained model.
+"""Draw samples from a trained model, or from its posterior given what was observed.
 
   python sample.py --workdir=runs/swiss_roll --num_samples=10000 --out=samples
   python sample.py --workdir=runs/bark --num_samples=4 --size=128
+  python sample.py --workdir=runs/mnist --denoise=held_out --add_noise --noise_sigma=79 --data_dir=FOLDER
+  python sample.py --workdir=runs/mnist --inpaint=IMAGES.npz --mask=left --num_samples=6
+  python sample.py --workdir=runs/heartbeat --inpaint=held_out --mask=random:0.8 --num_particles=1000
 
-Writes samples.npz (key `samples`, in the data's own units) and samples.png into --out;
-with --gif, trajectory.gif too.
+Writes samples.npz and samples.png into --out, in the data's own units; with --gif, trajectory.gif
+too. samples.npz has the key `samples`, [N, ...]; of posteriors [n, N, ...], N draws for each of n
+observations, and `mean`, `observed`, `mask`, and `truth` where it is known.
 """
 
 from pathlib import Path
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from absl import flags
 
-from dpm_jax import cli, experiment, figures, plots, sampling, workdir
+from dpm_jax import cli, experiment, figures, plots, posterior, sampling, workdir
 from dpm_jax.errors import UserError
+from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import loop
+from dpm_jax.units import bits
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
-_OUT = flags.DEFINE_string("out", None, "Folder to write to; WORKDIR/samples if not given.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "How many.")
+_OUT = flags.DEFINE_string("out", None, "Folder to write to; WORKDIR/samples if not given, WORKDIR/posterior of those.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; 1000 if not given, 4 for each observation.")
 _CHUNK_SIZE = flags.DEFINE_integer(
     "chunk_size", None, "How many to draw at a time, with the same result; what fits in memory if not given."
 )
 _SIZE = flags.DEFINE_integer("size", None, "Side of the images; that of the training data if not given.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_boolean("gif", False, "Write the way from noise to samples as an animation, too.")
+
+_FILES = "a .npz (keys samples, mask, truth), .npy, image or folder; or held_out, the workdir's own held-out data"
+_DENOISE = flags.DEFINE_string("denoise", None, f"Noisy examples: {_FILES}.")
+_NOISE = flags.DEFINE_float("noise_sigma", None, "Of --denoise, in the data's own units; of bits, the rate of flips.")
+_ADD_NOISE = flags.DEFINE_boolean("add_noise", False, "The examples of --denoise are clean: add the noise.")
+_INPAINT = flags.DEFINE_string("inpaint", None, f"Examples seen in part: {_FILES}.")
+_MASK = flags.DEFINE_string("mask", None, f"Of --inpaint: a file, True where observed, or hide {masks.PRESETS}.")
+_HOW = flags.DEFINE_enum(
+    "how",
+    "default",
+    ["default", *get_args(posterior.How)],
+    "How what was observed acts along the chain, see dpm_jax/posterior.py.",
+)
+_NUM_PARTICLES = flags.DEFINE_integer(
+    "num_particles", 0, "Of sequential Monte Carlo, exact as they become many; 0: the approximate chain.", 0
+)
+_NUM_REPEATS = flags.DEFINE_integer("num_repeats", 1, "Times that each stretch of the chain is gone (RePaint).", 1)
+_JUMP_LENGTH = flags.DEFINE_integer("jump_length", 5, "Steps in such a stretch.", 1)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files, for held_out.")
+_NUM_OBSERVATIONS = flags.DEFINE_integer("num_observations", 8, "Of held_out, and at most of a file.", 1)
 
 
 def _shape(built: experiment.Experiment) -> tuple[int, ...]:
@@ -37,45 +64,133 @@ def _shape(built: experiment.Experiment) -> tuple[int, ...]:
     return (_SIZE.value, _SIZE.value, built.shape[-1])
 
 
-def main() -> None:
+def _check_flags() -> None:
     for flag in (_NUM_SAMPLES, _CHUNK_SIZE, _SIZE):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{flag.name}: must be at least 1, got {flag.value}")
+    if _DENOISE.value is not None and _INPAINT.value is not None:
+        raise UserError("--denoise, --inpaint: give one of them")
+    conditional = _DENOISE.value is not None or _INPAINT.value is not None
+    needed: list[tuple[Any, bool, str]] = [
+        (_NOISE, _DENOISE.value is not None, "--denoise"),
+        (_ADD_NOISE, _DENOISE.value is not None, "--denoise"),
+        (_MASK, _INPAINT.value is not None, "--inpaint"),
+        (_HOW, conditional, "--denoise or --inpaint"),
+        (_NUM_PARTICLES, conditional, "--denoise or --inpaint"),
+        (_NUM_REPEATS, conditional, "--denoise or --inpaint"),
+        (_SIZE, not conditional, "no --denoise or --inpaint: images come in a size of their own"),
+        (_GIF, not conditional, "no --denoise or --inpaint"),
+        (_CHUNK_SIZE, not conditional, "no --denoise or --inpaint"),
+    ]
+    for given, on, needs in needed:
+        if given.present and not on:
+            raise UserError(f"--{given.name}: needs {needs}")
+    if _DENOISE.value is not None and _NOISE.value is None:
+        raise UserError("--noise_sigma: --denoise needs it, in the data's own units; of bits, the rate of flips")
+    if _NUM_PARTICLES.value and _NUM_REPEATS.value > 1:
+        raise UserError("--num_repeats: particles go down the chain once; leave it 1")
+
+
+def _observations(
+    description: workdir.Description, built: experiment.Experiment, where: Path
+) -> observations.Observations:
+    """What is conditioned on, as the flags say."""
+    path, flag = (_DENOISE.value, "--denoise") if _INPAINT.value is None else (_INPAINT.value, "--inpaint")
+    assert path is not None
+    if path == "held_out":
+        source = experiment.open_source(description.config, _DATA_DIR.value)
+        workdir.check_source(description, source, where)
+        held_out = source.held_out(jax.random.key(_SEED.value), _NUM_OBSERVATIONS.value)
+        samples = np.asarray(description.standardization.invert(held_out))
+        found = examples.Examples(samples, None, None, f"{flag}: held_out")
+    else:
+        found = examples.read(path, flag)
+    if _NOISE.value is None:
+        seen = observations.inpainting(found, built, description.standardization, _MASK.value, _SEED.value)
+    else:
+        seen = observations.denoising(
+            found, built, description.standardization, _NOISE.value, _ADD_NOISE.value, _SEED.value
+        )
+    few = slice(None) if not _NUM_OBSERVATIONS.present else slice(_NUM_OBSERVATIONS.value)
+    return seen._replace(y=seen.y[few], mask=seen.mask[few], truth=None if seen.truth is None else seen.truth[few])
+
+
+def _sample_posterior(
+    description: workdir.Description, built: experiment.Experiment, params: experiment.Params, where: Path, out: Path
+) -> None:
+    """Draws given observations, beside them and the truth."""
+    seen = _observations(description, built, where)
+    how: Any = _HOW.value
+    plan = posterior_samples.Plan(how, _NUM_PARTICLES.value, _NUM_REPEATS.value, _JUMP_LENGTH.value)
+    num = 4 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+    key = jax.random.fold_in(jax.random.key(_SEED.value), 1)
+    try:
+        draws = posterior_samples.draw(key, built, params, description.standardization, seen, num, plan)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    binary = description.config.kernel == "binomial"
+    scored = scores.score(seen, draws.samples, binary, description.standardization.levels)
+    if scored is not None:
+        print(scores.table(scored))
+    if draws.log_evidence is not None and draws.effective_size is not None:
+        print(f"log2 p(observed), mean: {bits(draws.log_evidence).mean():.3f} bits an observation, the model's units")
+        print(f"least effective sample size: {draws.effective_size.min():.1f} of {_NUM_PARTICLES.value} particles")
+    arrays: dict[str, Any] = posterior_samples.arrays(seen, draws)
+    np.savez(out / "samples.npz", **arrays)
+    plots.save(
+        plots.observations(seen.y, seen.mask, draws.samples, seen.truth, seen.noise, binary), out / "samples.png"
+    )
+    print(f"wrote {num} samples of each of {len(seen.y)} posteriors to {out / 'samples.npz'} and {out / 'samples.png'}")
+
+
+def _sample_model(
+    description: workdir.Description, built: experiment.Experiment, params: experiment.Params, out: Path
+) -> None:
+    """Samples of the model itself."""
+    key, num_timesteps = jax.random.key(_SEED.value), description.config.num_timesteps
+    shape, binary = _shape(built), description.config.kernel == "binomial"
+    num = 1000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+    samples = draw(key, built, params, description.standardization, num, shape, _CHUNK_SIZE.value)
+    np.savez(out / "samples.npz", samples=samples)
+    plots.save(figures.of_samples(samples, binary), out / "samples.png")
+    print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
+    if _GIF.value:
+        kept = jax.jit(
+            lambda key, params: sampling.ancestral_trajectory(
+                key,
+                built.kernel,
+                built.model(params).reverse,
+                min(num, 1000 if len(shape) == 1 else 16),
+                shape,
+                num_timesteps,
+                keep_every=max(num_timesteps // 50, 1),
+            )
+        )(key, params)
+        states = np.asarray(description.standardization.invert(kept.x))
+        plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
+        print(f"wrote {out / 'trajectory.gif'}")
+
+
+def main() -> None:
+    _check_flags()
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
     built = experiment.build(description.config, description.shape)
     shape = _shape(built)
-    binary = description.config.kernel == "binomial"
-    if _GIF.value and not binary and len(shape) == 1 and shape[0] < 2:
+    if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
         raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
-    out = Path(_OUT.value) if _OUT.value else where / "samples"
+    conditional = _DENOISE.value is not None or _INPAINT.value is not None
+    out = Path(_OUT.value) if _OUT.value else where / ("posterior" if conditional else "samples")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     _, params = loop.load_params(built, where)
-    key, num_timesteps = jax.random.key(_SEED.value), description.config.num_timesteps
-
-    samples = draw(key, built, params, description.standardization, _NUM_SAMPLES.value, shape, _CHUNK_SIZE.value)
     try:
-        np.savez(out / "samples.npz", samples=samples)
-        plots.save(figures.of_samples(samples, binary), out / "samples.png")
-        print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
-        if _GIF.value:
-            kept = jax.jit(
-                lambda key, params: sampling.ancestral_trajectory(
-                    key,
-                    built.kernel,
-                    built.model(params).reverse,
-                    min(_NUM_SAMPLES.value, 1000 if len(shape) == 1 else 16),
-                    shape,
-                    num_timesteps,
-                    keep_every=max(num_timesteps // 50, 1),
-                )
-            )(key, params)
-            states = np.asarray(description.standardization.invert(kept.x))
-            plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
-            print(f"wrote {out / 'trajectory.gif'}")
+        if conditional:
+            _sample_posterior(description, built, params, where, out)
+        else:
+            _sample_model(description, built, params, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.patches import Circle
 
 from dpm_jax.errors import UserError
 
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Drift",
+    "Lift",
+    "Steps",
     "animate",
     "bit_trajectories",
     "bits",
     "image_grid",
     "image_pairs",
     "images",
+    "observations",
     "per_step_kl",
     "pixels",
     "point_trajectories",
@@ -34,7 +38,12 @@ __all__ = [
     "save",
 ]
 
-_BLUE, _INK = "#2166ac", "#222222"
+_BLUE, _RED, _INK = "#2166ac", "#b2182b", "#222222"
+_RED = "#b2182b"
+# What is hidden, told from every grey.
+_HIDDEN = (0.62, 0.80, 0.96)
+# Of saved pictures.
+_DPI = 120
 
 
 class Drift(NamedTuple):
@@ -44,6 +53,32 @@ class Drift(NamedTuple):
     arrow: np.ndarray
 
 
+class Lift(NamedTuple):
+    """What AIS adds to the bound K, against the number of trajectories.
+
+    Attributes:
+      k: how many trajectories.
+      gain: AIS - K.
+      stderr: of the gain.
+      marks: what else lies above K, how far, and with what standard error, by name.
+    """
+
+    k: Sequence[int]
+    gain: Sequence[float]
+    stderr: Sequence[float]
+    marks: dict[str, tuple[float, float]]
+
+
+class Steps(NamedTuple):
+    """Entropies of the reverse steps at t = 2..T, but for those known: `true` at `true_t`, which may be empty."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+    model: np.ndarray
+    true_t: np.ndarray
+    true: np.ndarray
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write as PNG and forget the figure.
 
@@ -51,7 +86,7 @@ def save(figure: Figure, path: Path) -> None:
       UserError: if the file can't be written.
     """
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=_DPI)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -197,6 +232,170 @@ def image_pairs(samples: np.ndarray, beside: np.ndarray, title: str, titles: tup
     return figure
 
 
+def observations(
+    y: np.ndarray,
+    mask: np.ndarray,
+    draws: np.ndarray,
+    truth: np.ndarray | None = None,
+    noise: float = 0.0,
+    binary: bool = False,
+) -> Figure:
+    """Draws from posteriors beside what was observed, and beside the truth; hidden values in light blue.
+
+    Images: a row an observation; truth, observed, draws, their mean. Bits: a panel an observation, with the
+    same as rows (the last is the fraction of ones). Other vectors: a panel an observation, of the first two
+    coordinates (of one, a histogram): an observed coordinate is a line, a point seen through noise a cross
+    in a circle.
+
+    Args:
+      y: [n, *shape] observations, in the data's own units; the first dozen are shown.
+      mask: bool [n, *shape], True where observed.
+      draws: [n, N, *shape], N from the posterior of each; uint8, if pixels.
+      truth: [n, *shape]; None where it is not known.
+      noise: its standard deviation, the radius of that circle.
+      binary: whether these are bits.
+    """
+    if y.ndim == 4:
+        return _observed_images(y, mask, draws, truth)
+    return _observed_bits(y, mask, draws, truth) if binary else _observed_points(y, mask, draws, truth, noise)
+
+
+def _observed_images(y: np.ndarray, mask: np.ndarray, draws: np.ndarray, truth: np.ndarray | None) -> Figure:
+    channels = 3 if y.shape[-1] == 3 else 1
+    known = draws if truth is None else np.concatenate([draws.ravel(), truth.ravel()])
+    low, high = (0.0, 255.0) if draws.dtype == np.uint8 else (float(known.min()), float(known.max()))
+
+    def colours(x: np.ndarray) -> np.ndarray:
+        grey = np.clip((np.asarray(x[..., :channels], np.float64) - low) / max(high - low, 1e-12), 0, 1)
+        return np.broadcast_to(grey, (*grey.shape[:-1], 3))
+
+    observed = np.where(mask[..., :channels].any(-1, keepdims=True), colours(y), _HIDDEN)
+    num_draws, num = draws.shape[1], len(y)
+    columns = [] if truth is None else [("truth", colours(truth))]
+    columns += [("observed", observed)]
+    columns += [(f"draw {i + 1}" if num_draws > 1 else "draw", colours(draws[:, i])) for i in range(min(num_draws, 6))]
+    columns += [(f"mean of {num_draws}", colours(draws.mean(1)))] if num_draws > 1 else []
+
+    height, width = y.shape[1:3]
+    # Of whole pixels on the screen, so that all look alike.
+    scale = max((200 if num == 1 else 96) // max(height, width), 1)
+    shown = min(num, 12, max(3600 // (height * scale), 1))
+    gap = -(-4 // scale)
+    canvases = [(title, _stack(images[:shown], gap)) for title, images in columns]
+    # One observation has room for a second row.
+    lines = -(-len(canvases) // 5) if num == 1 else 1
+    return _tiles(canvases, -(-len(canvases) // lines), scale)
+
+
+def _stack(images: np.ndarray, gap: int) -> np.ndarray:
+    """Images [n, H, W, 3] below each other, white between them."""
+    apart = np.pad(images, ((0, 0), (0, gap), (0, 0), (0, 0)), constant_values=1.0)
+    return apart.reshape(-1, *images.shape[2:])[:-gap]
+
+
+def _tiles(canvases: Sequence[tuple[str, np.ndarray]], columns: int, scale: int) -> Figure:
+    """Titled canvases [h, w, 3] of one size on a grid, `scale` pixels of the saved picture for each of theirs."""
+    height, width = (scale * size for size in canvases[0][1].shape[:2])
+    margin, head = 10, 26
+    across, down = max(width, 64) + margin, height + margin + head
+    lines = -(-len(canvases) // columns)
+    total = (columns * across + margin, lines * down + margin)
+    figure = plt.figure(figsize=(total[0] / _DPI, total[1] / _DPI))
+    for i, (title, canvas) in enumerate(canvases):
+        left, bottom = margin + (i % columns) * across, total[1] - (i // columns + 1) * down
+        axes = figure.add_axes((left / total[0], bottom / total[1], width / total[0], height / total[1]))
+        axes.imshow(canvas, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=9, pad=4)
+    return figure
+
+
+def _panels(num: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Up to a dozen axes on a grid, of so many inches each."""
+    num = min(num, 12)
+    columns = min(num, 4)
+    lines = -(-num // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(columns * width, lines * height), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[num:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[:num])
+
+
+def _observed_bits(y: np.ndarray, mask: np.ndarray, draws: np.ndarray, truth: np.ndarray | None) -> Figure:
+    num, num_draws, length = draws.shape
+    most = min(num_draws, 30 if num == 1 else 8)
+    names = [*(["truth"] if truth is not None else []), "observed", *["draws"] * most]
+    names += ["mean"] if num_draws > 1 else []
+    # Long strings are drawn with flat bits.
+    row = max(3.0 / length, 0.13)
+    figure, panels = _panels(num, 3.6, 0.3 + row * len(names))
+    for i, axes in enumerate(panels):
+        rows = np.concatenate(
+            [
+                *([truth[i : i + 1]] if truth is not None else []),
+                y[i : i + 1],
+                draws[i, :most],
+                *([draws[i].mean(0, keepdims=True)] if num_draws > 1 else []),
+            ]
+        )
+        seen = np.ones_like(rows, bool)
+        above = names.index("observed")
+        seen[above] = mask[i]
+        ink = np.repeat(1 - rows.astype(np.float64)[..., None], 3, axis=-1)
+        axes.imshow(np.where(seen[..., None], ink, _HIDDEN), interpolation="nearest", aspect="auto", vmin=0, vmax=1)
+        ends = [above + 0.5, *([above - 0.5] if above else []), *([len(rows) - 1.5] if num_draws > 1 else [])]
+        axes.hlines(ends, -0.5, length - 0.5, color=_RED, linewidth=1)
+        ticks = [j for j, name in enumerate(names) if j == names.index(name)]
+        axes.set_yticks(ticks, [names[j] for j in ticks], fontsize=8)
+        axes.tick_params(length=0)
+        axes.set_xticks([])
+    return figure
+
+
+def _observed_points(
+    y: np.ndarray, mask: np.ndarray, draws: np.ndarray, truth: np.ndarray | None, noise: float
+) -> Figure:
+    figure, panels = _panels(len(y), 3.0, 3.0)
+    if y.shape[-1] == 1:
+        for i, axes in enumerate(panels):
+            axes.hist(draws[i, :, 0], bins=40, color=_BLUE)
+            axes.axvline(float(y[i, 0]), color=_INK)
+            if truth is not None:
+                axes.axvline(float(truth[i, 0]), color=_RED, linestyle="--")
+        return figure
+    shown = len(panels)
+    ends = [draws[:shown, :, :2].reshape(-1, 2), *([] if truth is None else [truth[:shown, :2]])]
+    ends += [np.where(mask, y, np.nan)[:shown, :2] + side * noise for side in (-1, 1)]
+    everything = np.concatenate(ends)
+    low, high = np.nanmin(everything, 0), np.nanmax(everything, 0)
+    half = np.maximum((high - low) * 0.55, 1e-6)
+    # One scale for both axes, unless that would flatten one of them.
+    alike = half.max() < 5 * half.min()
+    half = np.full(2, half.max()) if alike else half
+    left, right = (low + high) / 2 - half, (low + high) / 2 + half
+    # Few draws are drawn large enough to be seen.
+    size = float(np.clip(2000 / draws.shape[1], 3, 30))
+    for i, axes in enumerate(panels):
+        (x, y_), (seen_x, seen_y) = y[i, :2], mask[i, :2]
+        if seen_x and seen_y:
+            axes.plot(x, y_, "+", color=_INK, markersize=12, zorder=4)
+            axes.add_patch(Circle((x, y_), noise, fill=False, color=_INK, linewidth=0.8))
+        elif seen_x:
+            axes.axvline(x, color=_INK, linewidth=0.8)
+        elif seen_y:
+            axes.axhline(y_, color=_INK, linewidth=0.8)
+        axes.scatter(draws[i, :, 0], draws[i, :, 1], s=size, color=_BLUE, alpha=0.4, linewidths=0, zorder=3)
+        if truth is not None:
+            axes.plot(truth[i, 0], truth[i, 1], "o", color=_RED, markersize=5, zorder=5)
+        axes.set(xlim=(left[0], right[0]), ylim=(left[1], right[1]), aspect="equal" if alike else "auto")
+        axes.tick_params(labelsize=7)
+    names = ["blue: draws", "cross, line: observed", *(["red: truth"] if truth is not None else [])]
+    figure.suptitle("; ".join(names), fontsize=9)
+    return figure
+
+
 def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     """KL of each reverse step in bits, [T + 1], against t, and what it sums to from T down."""
     t = np.arange(2, len(kl))
@@ -206,6 +405,42 @@ def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     right.plot(log_nsr[2:] / np.log(10), np.cumsum(kl[2:]), color=_BLUE)
     right.set(xlabel=r"$\log_{10} \nu_t$ (noise-to-signal ratio)", ylabel=f"sum over s = 2..t ({unit})")
     right.set_title("The same against the noise level")
+    return figure
+
+
+def likelihood(lift: Lift, lower: Sequence[float], upper: Sequence[float], steps: Steps, unit: str) -> Figure:
+    """AIS against k, its sandwich on the model's samples, and the entropies of the reverse steps.
+
+    Args:
+      lift: on held-out data.
+      lower: bound on the log-likelihood of samples, at the same k.
+      upper: the same from above.
+      steps: entropies.
+      unit: of all.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    left.axhline(0, color=_INK, linewidth=0.8)
+    left.errorbar(lift.k, lift.gain, lift.stderr, color=_BLUE, marker="o", capsize=3)
+    for style, (name, (value, stderr)) in zip(("--", ":"), lift.marks.items(), strict=False):
+        left.axhspan(value - stderr, value + stderr, color=_INK, alpha=0.08, linewidth=0)
+        left.axhline(value, color=_INK, linestyle=style, linewidth=1, label=f"{name}, ± standard error")
+    if lift.marks:
+        left.legend(loc="best")
+    left.set(xscale="log", xlabel="trajectories k", ylabel=f"above K ({unit})", title="AIS on held-out data")
+    # Samples differ in their likelihood by far more than the bounds do, which are of the same samples.
+    middle.fill_between(lift.k, lower, upper, color=_BLUE, alpha=0.15, linewidth=0)
+    middle.plot(lift.k, upper, color=_RED, marker="v", label="upper")
+    middle.plot(lift.k, lower, color=_BLUE, marker="^", label="lower")
+    middle.legend(loc="best", title=f"{upper[-1] - lower[-1]:.1g} apart at k = {lift.k[-1]}")
+    middle.set(xscale="log", xlabel="trajectories k", ylabel=f"log-likelihood ({unit})", title="Samples of the model")
+    t = np.arange(2, 2 + len(steps.lower))
+    right.fill_between(t, 0, steps.upper - steps.lower, color=_BLUE, alpha=0.15, linewidth=0, label="between bounds")
+    right.plot(t, steps.model - steps.lower, color=_BLUE, label="model")
+    if len(steps.true_t):
+        true = steps.true - steps.lower[steps.true_t - 2]
+        right.plot(steps.true_t, true, color=_INK, marker="o", markersize=3, linestyle="", label="true")
+    right.legend(loc="best")
+    right.set(xlabel="t", ylabel=f"above the lower bound ({unit})", title="Entropy of the reverse step")
     return figure
 
 

@@ -9,8 +9,11 @@ from dpm_jax import config as config_lib
 from dpm_jax import experiment, plots
 from dpm_jax.data import standardization
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import observations
-from dpm_jax.evaluation.observations import Examples, Observations
+from dpm_jax.evaluation import examples as examples_lib
+from dpm_jax.evaluation import masks, observations, posterior_samples, scores
+from dpm_jax.evaluation.examples import Examples
+from dpm_jax.evaluation.observations import Observations
+from dpm_jax.evaluation.posterior_samples import Draws
 
 RNG = np.random.default_rng(0)
 PIXELS = standardization.of_pixels(100.0, 3000.0, 256)
@@ -71,13 +74,13 @@ def refused(words, call, *arguments, **named):
 def test_arrays_and_their_keys_are_read(tmp_path):
     x, mask = pixels(3, 8, 8), RNG.random((8, 8)) < 0.5
     np.savez(tmp_path / "x.npz", samples=x, mask=mask, truth=x + 0.5, other=np.zeros(2))
-    found = observations.read(str(tmp_path / "x.npz"), "--inpaint")
+    found = examples_lib.read(str(tmp_path / "x.npz"), "--inpaint")
     np.testing.assert_array_equal(found.samples, x)
     np.testing.assert_array_equal(found.mask, mask)
     np.testing.assert_array_equal(found.truth, x + 0.5)
     assert found.name.startswith("--inpaint: ")
     np.save(tmp_path / "x.npy", x)
-    found = observations.read(str(tmp_path / "x.npy"), "--inpaint")
+    found = examples_lib.read(str(tmp_path / "x.npy"), "--inpaint")
     np.testing.assert_array_equal(found.samples, x)
     assert found.mask is None
     assert found.truth is None
@@ -87,15 +90,15 @@ def test_images_are_read_from_one_file_or_a_folder(tmp_path):
     x = pixels(2, 8, 12, 3)
     for i in range(2):
         Image.fromarray(x[i]).save(tmp_path / f"{i}.png")
-    np.testing.assert_array_equal(observations.read(str(tmp_path), "--denoise").samples, x)
-    np.testing.assert_array_equal(observations.read(str(tmp_path / "1.png"), "--denoise").samples, x[1:])
+    np.testing.assert_array_equal(examples_lib.read(str(tmp_path), "--denoise").samples, x)
+    np.testing.assert_array_equal(examples_lib.read(str(tmp_path / "1.png"), "--denoise").samples, x[1:])
     Image.fromarray(pixels(8, 8, 3)).save(tmp_path / "other.png")
-    refused(["--denoise", "0.png has shape (8, 12, 3)", "other.png"], observations.read, str(tmp_path), "--denoise")
+    refused(["--denoise", "0.png has shape (8, 12, 3)", "other.png"], examples_lib.read, str(tmp_path), "--denoise")
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     def refuse(name, *words):
-        refused([f"--inpaint: {tmp_path / name}", *words], observations.read, str(tmp_path / name), "--inpaint")
+        refused([f"--inpaint: {tmp_path / name}", *words], examples_lib.read, str(tmp_path / name), "--inpaint")
 
     refuse("nowhere.npy", "does not exist")
     np.savez(tmp_path / "keys.npz", x=np.zeros(3))
@@ -117,7 +120,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     Image.fromarray(pixels(8, 8)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
     with pytest.raises(UserError) as error:
-        observations.read(str(tmp_path / "cut.png"), "--inpaint")
+        examples_lib.read(str(tmp_path / "cut.png"), "--inpaint")
     # What is said of a training set is of no help here.
     assert "config" not in str(error.value)
 
@@ -212,33 +215,33 @@ def test_nan_is_for_what_is_hidden(points):
 
 
 def test_presets_of_images():
-    left = observations.preset_mask("left", 3, (4, 6, 3))
+    left = masks.preset_mask("left", 3, (4, 6, 3))
     assert left.shape == (3, 4, 6, 3)
     assert not left[:, :, :3].any()
     assert left[:, :, 3:].all()
     for preset, side in (("centre", 4), ("centre:2", 2), ("centre:8", 8)):
-        hidden = ~observations.preset_mask(preset, 1, (8, 12, 1))[0, ..., 0]
+        hidden = ~masks.preset_mask(preset, 1, (8, 12, 1))[0, ..., 0]
         start = (8 - side) // 2
         assert hidden.sum() == side**2
         assert hidden[start : start + side, start + 2 : start + 2 + side].all()
     for preset, num in (("random", 48), ("random:0.8", 77), ("random:0.001", 1), ("random:0.999", 95)):
-        mask = observations.preset_mask(preset, 3, (8, 12, 3), seed=1)
+        mask = masks.preset_mask(preset, 3, (8, 12, 3), seed=1)
         assert ((~mask[..., 0]).reshape(3, -1).sum(1) == num).all()
         assert (mask == mask[..., :1]).all()
 
 
 def test_random_masks_are_functions_of_seed_and_example():
-    mask = observations.preset_mask("random", 4, (8, 8, 1), seed=3)
-    np.testing.assert_array_equal(observations.preset_mask("random", 2, (8, 8, 1), seed=3), mask[:2])
+    mask = masks.preset_mask("random", 4, (8, 8, 1), seed=3)
+    np.testing.assert_array_equal(masks.preset_mask("random", 2, (8, 8, 1), seed=3), mask[:2])
     assert (mask[0] != mask[1]).any()
-    assert (observations.preset_mask("random", 4, (8, 8, 1), seed=4) != mask).any()
+    assert (masks.preset_mask("random", 4, (8, 8, 1), seed=4) != mask).any()
 
 
 def test_presets_of_vectors():
-    np.testing.assert_array_equal(observations.preset_mask("left", 1, (5,))[0], [0, 0, 1, 1, 1])
-    np.testing.assert_array_equal(observations.preset_mask("centre", 1, (6,))[0], [1, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(observations.preset_mask("centre:2", 2, (6,))[1], [1, 1, 0, 0, 1, 1])
-    assert (observations.preset_mask("random:0.75", 5, (8,)).sum(1) == 2).all()
+    np.testing.assert_array_equal(masks.preset_mask("left", 1, (5,))[0], [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(masks.preset_mask("centre", 1, (6,))[0], [1, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(masks.preset_mask("centre:2", 2, (6,))[1], [1, 1, 0, 0, 1, 1])
+    assert (masks.preset_mask("random:0.75", 5, (8,)).sum(1) == 2).all()
 
 
 @pytest.mark.parametrize(
@@ -287,7 +290,7 @@ def test_masks_of_files_are_spread_over_examples_and_channels(shape, name, tmp_p
     np.testing.assert_array_equal(given.mask, found.mask)
     # What is asked for comes before what the file has.
     left = observations.inpainting(examples(x, mask=mask), colour, PIXELS, "left")
-    np.testing.assert_array_equal(left.mask, observations.preset_mask("left", 2, (8, 8, 3)))
+    np.testing.assert_array_equal(left.mask, masks.preset_mask("left", 2, (8, 8, 3)))
     assert left.truth is None
 
 
@@ -406,12 +409,12 @@ def test_psnr():
     truth = np.zeros((2, 4, 4, 3), np.float32)
     x = np.full((2, 4, 4, 3), 10, np.uint8)
     x[1] = 0
-    np.testing.assert_allclose(observations.psnr(x, truth), [20 * np.log10(25.5), np.inf])
-    np.testing.assert_allclose(observations.psnr(x, truth, peak=1.0), [-20, np.inf])
+    np.testing.assert_allclose(scores.psnr(x, truth), [20 * np.log10(25.5), np.inf])
+    np.testing.assert_allclose(scores.psnr(x, truth, peak=1.0), [-20, np.inf])
     where = np.zeros(x.shape, bool)
     where[:, 0] = True
     x[:, 1:] = 255
-    np.testing.assert_allclose(observations.psnr(x, truth, where), [20 * np.log10(25.5), np.inf])
+    np.testing.assert_allclose(scores.psnr(x, truth, where), [20 * np.log10(25.5), np.inf])
 
 
 def of(truth, mask=None, noise=0.0, y=None):
@@ -421,51 +424,51 @@ def of(truth, mask=None, noise=0.0, y=None):
 
 def test_scores_of_images():
     truth = pixels(3, 8, 8, 1).astype(np.float32)
-    mask = observations.preset_mask("left", 3, (8, 8, 1))
+    mask = masks.preset_mask("left", 3, (8, 8, 1))
     draws = np.stack([truth + 4, truth - 2], axis=1) + np.where(mask, 99, 0)[:, None]
-    found = observations.score(of(truth, mask), draws, False, 256)
+    found = scores.score(of(truth, mask), draws, False, 256)
     # What was observed does not count.
     np.testing.assert_allclose(found.single, 20 * np.log10(255 / 4) / 2 + 20 * np.log10(255 / 2) / 2, rtol=1e-5)
     np.testing.assert_allclose(found.mean, 20 * np.log10(255), rtol=1e-5)
     assert found.observed is None
     assert "hidden" in found.measure
-    noisy = observations.score(of(truth, None, 5.0, truth + 5), draws[:, :1] * 0, False, 256)
+    noisy = scores.score(of(truth, None, 5.0, truth + 5), draws[:, :1] * 0, False, 256)
     np.testing.assert_allclose(noisy.observed, 20 * np.log10(255 / 5), rtol=1e-5)
     assert noisy.mean is None
     assert "all values" in noisy.measure
-    real = observations.score(of(truth / 100), truth[:, None] / 100 + 0.1, False, None)
+    real = scores.score(of(truth / 100), truth[:, None] / 100 + 0.1, False, None)
     np.testing.assert_allclose(real.single, 20 * np.log10(np.ptp(truth) / 10), rtol=1e-4)
-    assert observations.score(of(truth)._replace(truth=None), draws, False, 256) is None
+    assert scores.score(of(truth)._replace(truth=None), draws, False, 256) is None
 
 
 def test_scores_of_points_and_bits():
     truth = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
     mask = np.array([[True, False], [True, False]])
     draws = np.stack([truth + 3, truth - 1], axis=1)
-    found = observations.score(of(truth, mask), draws, False, None)
+    found = scores.score(of(truth, mask), draws, False, None)
     np.testing.assert_allclose(found.single, 2)
     np.testing.assert_allclose(found.mean, 1)
     bits = np.array([[0, 1, 1, 0]], np.float32)
     hidden = np.array([[True, False, False, False]])
     draws = np.array([[[1, 1, 1, 1], [1, 0, 1, 0]]], np.float32)
-    found = observations.score(of(bits, hidden), draws, True, None)
+    found = scores.score(of(bits, hidden), draws, True, None)
     np.testing.assert_allclose(found.single, 1 / 3)
     np.testing.assert_allclose(found.mean, 1 / 3)  # two ties of three
-    flipped = observations.score(of(bits, None, 0.2, 1 - bits), draws, True, None)
+    flipped = scores.score(of(bits, None, 0.2, 1 - bits), draws, True, None)
     np.testing.assert_allclose(flipped.observed, 1)
 
 
 def test_the_table_says_what_it_measures():
     truth = pixels(3, 8, 8, 1).astype(np.float32)
     draws = np.stack([truth + 4, truth - 2], axis=1)
-    text = observations.table(observations.score(of(truth, None, 5.0, truth + 5), draws, False, 256))
+    text = scores.table(scores.score(of(truth, None, 5.0, truth + 5), draws, False, 256))
     assert text.splitlines()[0] == "PSNR in dB, peak 255, over all values; 3 observations"
     assert [line.split("  ")[1] for line in text.splitlines()[1:]] == [
         "the observation itself",
         "single draws, mean of 2",
         "mean of the 2 draws",
     ]
-    exact = observations.table(observations.score(of(truth[:1]), draws[:1, :1] * 0 + truth[:1, None], False, 256))
+    exact = scores.table(scores.score(of(truth[:1]), draws[:1, :1] * 0 + truth[:1, None], False, 256))
     assert "inf" in exact
     assert "+-" not in exact
 
@@ -475,23 +478,23 @@ def test_the_table_says_what_it_measures():
 
 def test_results_hold_all_that_was_seen_and_drawn(tmp_path):
     truth = pixels(3, 8, 8, 1).astype(np.float32)
-    mask = observations.preset_mask("left", 3, (8, 8, 1))
+    mask = masks.preset_mask("left", 3, (8, 8, 1))
     draws = pixels(3, 5, 8, 8, 1)
-    np.savez(tmp_path / "x.npz", **observations.results(of(truth, mask), draws))
+    np.savez(tmp_path / "x.npz", **posterior_samples.arrays(of(truth, mask), Draws(draws, None, None)))
     with np.load(tmp_path / "x.npz") as found:
         assert set(found) == {"samples", "mean", "observed", "mask", "truth"}
         np.testing.assert_array_equal(found["samples"], draws)
         np.testing.assert_allclose(found["mean"], draws.mean(1), rtol=1e-6)
         np.testing.assert_array_equal(found["mask"], mask)
         assert found["mean"].dtype == np.float32
-    assert "truth" not in observations.results(of(truth)._replace(truth=None), draws)
+    assert "truth" not in posterior_samples.arrays(of(truth)._replace(truth=None), Draws(draws, None, None))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize(("num", "num_draws"), [(1, 1), (1, 9), (14, 2)])
 def test_pictures_of_images(channels, num, num_draws, tmp_path):
     x = pixels(num, 16, 12, channels)
-    mask = observations.preset_mask("centre", num, x.shape[1:])
+    mask = masks.preset_mask("centre", num, x.shape[1:])
     draws = np.repeat(x[:, None], num_draws, axis=1)
     figure = plots.observations(np.where(mask, x, 0).astype(np.float32), mask, draws, x.astype(np.float32))
     assert len(figure.axes) == 2 + min(num_draws, 6) + (num_draws > 1)
@@ -522,7 +525,7 @@ def test_pictures_of_one_range_and_without_truth():
 )
 def test_pictures_of_points(dim, num, preset, tmp_path):
     truth = RNG.normal(0, 1, (num, dim)) * [100, *[1] * (dim - 1)]
-    mask = np.ones(truth.shape, bool) if preset is None else observations.preset_mask(preset, num, (dim,))
+    mask = np.ones(truth.shape, bool) if preset is None else masks.preset_mask(preset, num, (dim,))
     draws = truth[:, None] + RNG.normal(0, 1, (num, 20, dim))
     for known in (truth, None):
         figure = plots.observations(np.where(mask, truth, 0), mask, draws, known, 0.5 if preset is None else 0.0)

@@ -1,0 +1,168 @@
+"""Draws from the posterior of a trained model given observations, in the data's own units."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dpm_jax import particles, posterior, sampling
+from dpm_jax.bernoulli import Bernoulli
+from dpm_jax.data import Standardization
+from dpm_jax.evaluation.observations import Observations
+from dpm_jax.evaluation.scores import mean_of_draws
+from dpm_jax.experiment import Experiment, Params
+from dpm_jax.normal import Normal
+from dpm_jax.posterior import How
+from dpm_jax.shapes import chunk_size
+
+__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence"]
+
+
+class Plan(NamedTuple):
+    """How a posterior is drawn from.
+
+    Attributes:
+      how: evidence acts along the chain, see `posterior`; "default" for `default_how`.
+      num_particles: of sequential Monte Carlo for each observation; 0 for the approximate chain alone.
+      num_repeats: times that each stretch of the chain is gone, see `sampling.with_jumps`; 1 for the plain chain.
+      jump_length: steps in a stretch.
+    """
+
+    how: How | Literal["default"] = "default"
+    num_particles: int = 0
+    num_repeats: int = 1
+    jump_length: int = 5
+
+
+class Draws(NamedTuple):
+    """Draws from n posteriors, N each.
+
+    Attributes:
+      samples: [n, N, *shape] in the data's own units.
+      log_evidence: [n] log-probability of each observation under the model, nats, in the model's
+        units; None without particles.
+      effective_size: [n] the least effective sample size on the way; None without particles.
+    """
+
+    samples: np.ndarray
+    log_evidence: np.ndarray | None
+    effective_size: np.ndarray | None
+
+
+def default_how(experiment: Experiment, observations: Observations, num_particles: int) -> How:
+    """What measured best: see the table in the README."""
+    if num_particles == 0 and observations.mask.all():
+        return "renoised"
+    full = experiment.config.kernel == "gaussian" and experiment.config.reverse.covariance == "full"
+    return "denoised" if full else "guided"
+
+
+def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
+    """The observations as evidence in the model's units, a law [n, *shape]; see `posterior`."""
+    y, mask = jnp.asarray(observations.y), jnp.asarray(observations.mask)
+    if experiment.config.kernel == "binomial":
+        noise = observations.noise
+        odds = np.log((1 - noise) / noise) if noise > 0 else np.inf
+        return Bernoulli(jnp.where(mask, jnp.where(y > 0.5, odds, -odds), 0.0))
+    variance = jnp.broadcast_to(jnp.square(observations.noise / jnp.asarray(standardization.scale)), y.shape)
+    return Normal(
+        jnp.where(mask, standardization.centres(y), 0.0), jnp.where(mask, variance, jnp.inf).astype(jnp.float32)
+    )
+
+
+def draw(
+    key: Array,
+    experiment: Experiment,
+    params: Params,
+    standardization: Standardization,
+    observations: Observations,
+    num: int,
+    plan: Plan,
+) -> Draws:
+    """`num` draws from the posterior of each observation.
+
+    Args:
+      key: PRNG key.
+      experiment: what was trained.
+      params: its parameters.
+      standardization: of its data.
+      observations: n of them.
+      num: N.
+      plan: how.
+    """
+    how: How = default_how(experiment, observations, plan.num_particles) if plan.how == "default" else plan.how
+    r = evidence(experiment, standardization, observations)
+    if plan.num_particles:
+        return _with_particles(key, experiment, params, standardization, r, num, how, plan.num_particles)
+    kernel, shape = experiment.kernel, observations.y.shape[1:]
+    total = num * len(observations.y)
+    # Chunks of one size are one program: the last is filled up with what is then thrown away.
+    size = -(-total // -(-total // chunk_size(shape, 10_000)))
+
+    @jax.jit
+    def run(key: Array, params: Params, r: Any) -> Array:
+        schedule, reverse = experiment.model(params)
+        conditioned = posterior.condition(kernel, schedule, reverse, r, how)
+        if plan.num_repeats == 1:
+            x = sampling.ancestral(key, kernel, conditioned, size, shape, schedule.num_timesteps)
+        else:
+            x = sampling.with_jumps(
+                *(key, kernel, schedule, conditioned, size, shape),
+                jump_length=min(plan.jump_length, schedule.num_timesteps),
+                num_repeats=plan.num_repeats,
+            )
+        return standardization.invert(x)
+
+    parts = []
+    for first in range(0, total, size):
+        rows = jnp.minimum((first + jnp.arange(size)) // num, len(observations.y) - 1)
+        chunk = jax.tree.map(lambda value, rows=rows: value[rows], r)
+        parts.append(np.asarray(run(jax.random.fold_in(key, first), params, chunk)))
+    samples = np.concatenate(parts)[:total].reshape(-1, num, *shape)
+    return Draws(samples, None, None)
+
+
+def _with_particles(
+    key: Array,
+    experiment: Experiment,
+    params: Params,
+    standardization: Standardization,
+    r: Any,
+    num: int,
+    how: How,
+    num_particles: int,
+) -> Draws:
+    """One observation after another, so that memory is that of one set of particles."""
+    kernel, shape = experiment.kernel, jax.tree.leaves(r)[0].shape[1:]
+
+    @jax.jit
+    def run(key: Array, params: Params, r: Any) -> tuple[Array, Array, Array]:
+        schedule, reverse = experiment.model(params)
+        guide = posterior.guide(kernel, schedule, reverse, r, how)
+        num_timesteps = schedule.num_timesteps
+        found = particles.sample(key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
+        drawn = particles.draw(jax.random.fold_in(key, num_timesteps + 2), found, num)
+        return standardization.invert(drawn[0]), found.log_evidence[0], found.effective_size.min()
+
+    parts = [
+        run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
+        for i in range(len(jax.tree.leaves(r)[0]))
+    ]
+    samples, log_evidence, effective = (np.stack([np.asarray(part[i]) for part in parts]) for i in range(3))
+    return Draws(samples, log_evidence, effective)
+
+
+def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
+    """What is written, by key.
+
+    Returns:
+      samples: the draws [n, N, *shape]; mean: of the N, [n, *shape] float32; observed: y, 0 where hidden;
+      mask; and truth, where known.
+    """
+    known = {} if observations.truth is None else {"truth": observations.truth}
+    mean = mean_of_draws(draws.samples)
+    return {"samples": draws.samples, "mean": mean, "observed": observations.y, "mask": observations.mask, **known}
