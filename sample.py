@@ -134,6 +134,14 @@ def _sample_posterior(
         print(scores.table(scored))
     if draws.log_evidence is not None and draws.effective_size is not None:
         print(f"log2 p(observed), mean: {bits(draws.log_evidence).mean():.3f} bits an observation, the model's units")
+        hidden_key = jax.random.fold_in(key, 1)
+        hidden = posterior_samples.log_hidden(
+            hidden_key, built, params, description.standardization, seen, draws, _NUM_PARTICLES.value
+        )
+        if hidden is not None:
+            print(
+                f"log2 p(hidden | observed), mean: {bits(hidden).mean():.3f} bits, of as many trajectories as particles"
+            )
         print(f"least effective sample size: {draws.effective_size.min():.1f} of {_NUM_PARTICLES.value} particles")
     arrays: dict[str, Any] = posterior_samples.arrays(seen, draws)
     np.savez(out / "samples.npz", **arrays)

@@ -21,6 +21,7 @@ __all__ = [
     "Bernoulli",
     "entropy",
     "kl",
+    "known",
     "log_overlap",
     "log_prob",
     "mean",
@@ -113,6 +114,16 @@ def mean(p: Bernoulli) -> Array:
 def point(x: Array) -> Bernoulli:
     """The law under which x [B, ...] is certain; `log_overlap(point(x), r)` is log r(x)."""
     return Bernoulli(jnp.where(x > 0.5, jnp.inf, -jnp.inf))
+
+
+def known(x: Array, observed: Array) -> Bernoulli:
+    """Evidence that bits of x are known, as `product` takes it.
+
+    Args:
+      x: [B, ...].
+      observed: bool, broadcasting to it.
+    """
+    return Bernoulli(jnp.where(observed, point(x).logits, 0.0))
 
 
 def slope(p: Bernoulli, log_r: Callable[[Array], Array]) -> Array:

@@ -26,6 +26,7 @@ __all__ = [
     "bin_log_prob",
     "entropy",
     "kl",
+    "known",
     "log_overlap",
     "log_prob",
     "mean",
@@ -167,6 +168,16 @@ def mean(p: Normal | FullNormal) -> Array:
 def point(x: Array) -> Normal:
     """The law under which x [B, ...] is certain; `log_overlap(point(x), r)` is log r(x)."""
     return Normal(x, jnp.zeros_like(x))
+
+
+def known(x: Array, observed: Array) -> Normal:
+    """Evidence that coordinates of x are known, as `product` takes it.
+
+    Args:
+      x: [B, ...].
+      observed: bool, broadcasting to it.
+    """
+    return Normal(x, jnp.where(observed, 0.0, jnp.full_like(x, jnp.inf)))
 
 
 def slope(p: Normal | FullNormal, log_r: Callable[[Array], Array]) -> Array:

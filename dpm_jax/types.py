@@ -63,6 +63,9 @@ class Kernel(Protocol):
     def point(self, x: Array) -> Distribution:
         """The law under which x is certain."""
 
+    def known(self, x: Array, observed: Array) -> Any:
+        """Evidence that coordinates of x are known."""
+
     def slope(self, p: Any, log_r: Callable[[Array], Array]) -> Array:
         """What `tilted` takes in place of log r, [B, ...]."""
 

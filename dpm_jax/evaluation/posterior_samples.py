@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import particles, posterior, sampling
+from dpm_jax import likelihood, particles, posterior, sampling
 from dpm_jax.bernoulli import Bernoulli
 from dpm_jax.data import Standardization
 from dpm_jax.evaluation.observations import Observations
@@ -19,7 +19,7 @@ from dpm_jax.normal import Normal
 from dpm_jax.posterior import How
 from dpm_jax.shapes import chunk_size
 
-__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence"]
+__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden"]
 
 
 class Plan(NamedTuple):
@@ -57,8 +57,9 @@ def default_how(experiment: Experiment, observations: Observations, num_particle
     """What measured best: see the table in the README."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
-    full = experiment.config.kernel == "gaussian" and experiment.config.reverse.covariance == "full"
-    return "denoised" if full else "guided"
+    if experiment.config.kernel == "binomial":
+        return "guided"
+    return "denoised" if experiment.config.reverse.covariance == "full" else "matched"
 
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
@@ -166,3 +167,31 @@ def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
     known = {} if observations.truth is None else {"truth": observations.truth}
     mean = mean_of_draws(draws.samples)
     return {"samples": draws.samples, "mean": mean, "observed": observations.y, "mask": observations.mask, **known}
+
+
+def log_hidden(
+    key: Array,
+    experiment: Experiment,
+    params: Params,
+    standardization: Standardization,
+    observations: Observations,
+    draws: Draws,
+    num_trajectories: int,
+) -> np.ndarray | None:
+    """log p(hidden part of the truth | observed part) under the model, [n] nats, in its units; see `conditional`.
+
+    None where the truth or the evidence is not known, or nothing is hidden.
+    """
+    if observations.truth is None or draws.log_evidence is None or observations.mask.all():
+        return None
+    x_0 = standardization.centres(observations.truth)
+    chunk = chunk_size(x_0.shape[1:], 10_000)
+
+    @jax.jit
+    def joint(key: Array, params: Params, x_0: Array) -> Array:
+        model = experiment.model(params)
+        weights = likelihood.log_weights(key, experiment.kernel, *model, x_0, num_trajectories, chunk_size=chunk)
+        return likelihood.lower(weights, num_trajectories)
+
+    difference: np.ndarray = np.asarray(joint(key, params, x_0)) - draws.log_evidence
+    return difference

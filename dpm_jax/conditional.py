@@ -1,0 +1,85 @@
+"""Conditional probabilities: log p(a part of x_0 | the rest) under the model.
+
+    log p(x_a | x_b) = log p(x_a, x_b) - log p(x_b)
+
+The first is estimated by annealed importance sampling (`likelihood`), the second is the evidence of a posterior in
+which x_b is known (`particles`). Both estimates are unbiased before the logarithm, and low in the mean after it; so
+the difference is an estimate and no bound, right as trajectories and particles become many.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dpm_jax import likelihood, particles, posterior
+from dpm_jax.schedules import Schedule
+from dpm_jax.types import Kernel, Reverse
+
+__all__ = ["Conditional", "log_conditional"]
+
+
+class Conditional(NamedTuple):
+    """Log-probabilities (densities, for real numbers), [B] nats.
+
+    Attributes:
+      conditional: log p(hidden | observed): joint - observed.
+      joint: log p(x_0), the stochastic lower bound of `likelihood.lower`.
+      observed: log p(observed part), by particles.
+      effective_size: [B] least effective sample size of the particles.
+    """
+
+    conditional: Array
+    joint: Array
+    observed: Array
+    effective_size: Array
+
+
+def log_conditional(
+    key: Array,
+    kernel: Kernel,
+    schedule: Schedule,
+    reverse: Reverse,
+    x_0: Array,
+    observed: Array,
+    *,
+    num_trajectories: int,
+    num_particles: int,
+    how: posterior.How = "guided",
+) -> Conditional:
+    """log p(x_0 where not observed | x_0 where observed) for each example.
+
+    Args:
+      key: PRNG key.
+      kernel: `gaussian` or `binomial`.
+      schedule: of T steps.
+      reverse: (x_t, t) -> distribution, at every t in 1..T.
+      x_0: [B, ...].
+      observed: bool, broadcasting to it; something must be observed.
+      num_trajectories: of annealed importance sampling, for each example.
+      num_particles: of sequential Monte Carlo, for each example.
+      how: the observed part acts along the particles' chains, see `posterior`.
+
+    Returns:
+      `Conditional`.
+    """
+    joint_key, particle_key = jax.random.split(key)
+    weights = likelihood.log_weights(joint_key, kernel, schedule, reverse, x_0, num_trajectories)
+    joint = likelihood.lower(weights, num_trajectories)
+    r = kernel.known(x_0, jnp.broadcast_to(observed, x_0.shape))
+    repeated = jax.tree.map(lambda value: jnp.repeat(value, num_particles, axis=0), r)
+    found = particles.sample(
+        particle_key,
+        kernel,
+        posterior.guide(kernel, schedule, reverse, repeated, how),
+        repeated,
+        len(x_0),
+        num_particles,
+        x_0.shape[1:],
+        schedule.num_timesteps,
+    )
+    effective = found.effective_size.min(axis=0)
+    return Conditional(joint - found.log_evidence, joint, found.log_evidence, effective)
