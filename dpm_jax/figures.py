@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from dpm_jax import plots, sampling
 from dpm_jax.data import Source
 from dpm_jax.evaluation.images import nearest_training
+from dpm_jax.evaluation.likelihood_report import LikelihoodReport
 from dpm_jax.evaluation.report import Report
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.experiment import Experiment, Params
 
-__all__ = ["of_bound", "of_model", "of_samples"]
+__all__ = ["of_bound", "of_likelihood", "of_model", "of_samples"]
 
 
 def of_samples(samples: np.ndarray, binary: bool) -> Figure:
@@ -29,6 +30,21 @@ def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
     """Per-step KL terms of a report."""
     log_nsr = np.asarray(experiment.model(params).schedule.log_nsr)
     return plots.per_step_kl(report.per_step_kl_bits, log_nsr, report.unit)
+
+
+def of_likelihood(result: LikelihoodReport, unit: str) -> Figure:
+    """AIS, sandwich and entropies of a report."""
+    marks: dict[str, tuple[float, float]] = {}
+    if result.entropy_production_bits is not None and result.entropy_production_stderr_bits is not None:
+        marks["limit"] = (result.entropy_production_bits, result.entropy_production_stderr_bits)
+    if result.ais_to_exact_bits is not None and result.ais_to_exact_stderr_bits is not None:
+        marks["exact"] = (result.ais_to_exact_bits[0], result.ais_to_exact_stderr_bits[0])
+    lift = plots.Lift(result.ais_k, result.ais_gain_bits, result.ais_gain_stderr_bits, marks)
+    found = result.entropy_bounds_bits
+    lower, upper, model = (np.asarray(found[name][2:], np.float64) for name in ("lower", "upper", "model"))
+    true = found["true"] or {"t": [], "bits": []}
+    steps = plots.Steps(lower, upper, model, np.asarray(true["t"], np.int64), np.asarray(true["bits"], np.float64))
+    return plots.likelihood(lift, result.sandwich["lower_bits"], result.sandwich["upper_bits"], steps, unit)
 
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:

@@ -88,8 +88,10 @@ def test_training_writes_all_that_it_promises(trained):
 
 def test_evaluate(trained):
     workdir, last = trained
-    done = run("evaluate.py", f"--workdir={workdir}", "--num_examples=300")
+    assert not (workdir / "likelihood.png").exists()  # train.py spends no time on it
+    done = run("evaluate.py", f"--workdir={workdir}", "--num_examples=300", "--ais_k=25", "--ais_examples=30")
     assert done.returncode == 0, done.stderr
+    assert "NaN" not in (workdir / "evaluation.json").read_text()
     result = json.loads((workdir / "evaluation.json").read_text())
     assert {
         *("bound_bits", "bound_stderr_bits", "null_bits", "gain_bits", "limit_bits", "gap_bits"),
@@ -99,6 +101,28 @@ def test_evaluate(trained):
     assert len(result["per_step_kl_bits"]) == 21
     assert f"{result['bound_bits']:.4f}" in done.stdout
     assert result["limit_bits"] == pytest.approx(-2.40, abs=0.01)
+    assert (result["ais_k"], result["ais_examples"]) == ([1, 10, 25], 30)
+    for name in ("bits", "stderr_bits", "gain_bits", "gain_stderr_bits", "gap_bits", "gap_stderr_bits", "ess"):
+        assert len(result[f"ais_{name}"]) == 3, name
+    assert result["ais_bits"] == sorted(result["ais_bits"])
+    assert result["ais_ess"][0] == pytest.approx(1)
+    assert {"lower_bits", "lower_stderr_bits", "upper_bits", "upper_stderr_bits"} <= result["sandwich"].keys()
+    assert result["sandwich"]["width_bits"][0] > result["sandwich"]["width_bits"][2]
+    entropies = result["entropy_bounds_bits"]
+    assert entropies["lower"][:2] == [None, None]  # none before the first step; -infinity at it
+    assert entropies["true"] is None
+    for low, high in zip(entropies["lower"][2:], entropies["upper"][2:], strict=True):
+        assert low < high
+    assert len(entropies["model"]) == 21
+    assert result["entropy_production_bits"] == result["gap_bits"]
+    assert result["exact_bits"] is None
+    assert (workdir / "likelihood.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{result['ais_bits'][2]:.4f}" in done.stdout
+    done = run("evaluate.py", f"--workdir={workdir}", "--num_examples=300", "--ais_k=0")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((workdir / "evaluation.json").read_text())
+    assert again == {name: value for name, value in result.items() if name in again}
+    assert not {"ais_bits", "sandwich", "entropy_bounds_bits"} & again.keys()
 
 
 def test_sample(trained, tmp_path):
@@ -241,6 +265,15 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     refused(done, "not finite at step", "no checkpoint was made")
 
 
-@pytest.mark.parametrize(("script", "flag"), [("evaluate.py", "--num_examples=1"), ("sample.py", "--num_samples=0")])
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [
+        ("evaluate.py", "--num_examples=1"),
+        ("evaluate.py", "--ais_k=-1"),
+        ("evaluate.py", "--ais_k=many"),
+        ("evaluate.py", "--ais_examples=1"),
+        ("sample.py", "--num_samples=0"),
+    ],
+)
 def test_numbers_out_of_range_are_refused(script, flag, trained):
-    refused(run(script, f"--workdir={trained[0]}", flag), flag.split("=")[0])
+    refused(run(script, f"--workdir={trained[0]}", flag), flag.split("=")[0].lstrip("-"))
