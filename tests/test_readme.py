@@ -9,7 +9,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_example_runs_and_reaches_the_limit_it_states():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    code = "\n".join(blocks)
     names = {}
     exec(code, names)
     limit = -np.log2(2 * np.pi * np.e * 0.25)
@@ -19,6 +21,13 @@ def test_the_example_runs_and_reaches_the_limit_it_states():
     assert abs(mean - limit) < 4 * stderr < 0.15
     assert names["x"].shape == (1000, 2)
     assert abs(float(names["x"].std()) - 0.5) < 0.05
+    assert float(names["draws"][:, 0].mean()) > 0.3
+    log_evidence = -0.5 * (0.64 / 0.26 + np.log(2 * np.pi * 0.26)) / np.log(2)
+    mean = 0.8 * 0.25 / 0.26
+    assert f"{log_evidence:.3f}, and E[x[0]] = {mean:.3f}" in code
+    found = names["found"]
+    assert abs(float(found.log_evidence[0]) / np.log(2) - log_evidence) < 0.1
+    assert abs(float((np.exp(found.log_weights[0]) * found.x[0, :, 0]).sum()) - mean) < 0.02
 
 
 def test_files_it_names_are_there():
