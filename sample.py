@@ -87,6 +87,8 @@ def _check_flags() -> None:
             raise UserError(f"--{given.name}: needs {needs}")
     if _DENOISE.value is not None and _NOISE.value is None:
         raise UserError("--noise_sigma: --denoise needs it, in the data's own units; of bits, the rate of flips")
+    if _NUM_PARTICLES.value and _HOW.value == "constant" and _INPAINT.value is not None:
+        raise UserError("--how: 'constant' has no weights where values are known; use another with particles")
     if _NUM_PARTICLES.value and _NUM_REPEATS.value > 1:
         raise UserError("--num_repeats: particles go down the chain once; leave it 1")
 

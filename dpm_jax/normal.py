@@ -86,7 +86,10 @@ def place(p: Normal | FullNormal, noise: Array) -> Array:
         tril, dim = p.scale_tril, p.mean.shape[-1]
         spread = [sum(tril[..., i, j] * noise[..., j] for j in range(i + 1)) for i in range(dim)]
         return p.mean + jnp.stack(spread, axis=-1)
-    return p.mean + jnp.sqrt(p.variance) * noise
+    # Where x is certain, the gradient of the root would be infinite.
+    uncertain = p.variance > 0
+    scale = jnp.where(uncertain, jnp.sqrt(jnp.where(uncertain, p.variance, 1.0)), 0.0)
+    return p.mean + scale * noise
 
 
 def sample(key: Array, p: Normal | FullNormal) -> Array:
@@ -215,7 +218,8 @@ def _observe(p: Normal, r: Normal) -> tuple[Normal, Array]:
     gain = jnp.where(seen, jnp.where(known, 1.0, p.variance / spread), 0.0)
     rest = jnp.where(seen, jnp.where(known, 0.0, variance / spread), 1.0)
     log_z = -0.5 * (difference**2 / spread + jnp.log(spread) + _LOG_2PI)
-    return Normal(p.mean + gain * difference, p.variance * rest), jnp.where(seen, log_z, 0.0)
+    mean = jnp.where(known, r.mean, p.mean + gain * difference)
+    return Normal(mean, p.variance * rest), jnp.where(seen, log_z, 0.0)
 
 
 def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
@@ -233,6 +237,9 @@ def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
         mean = (mean + column * (after.mean - before.mean)[..., None]).at[..., i].set(after.mean)
         shrink = (before.variance - after.variance)[..., None, None]
         covariance = covariance - shrink * column[..., :, None] * column[..., None, :]
+        # What is known varies with nothing any more, not even by rounding.
+        own = (jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)
+        covariance = jnp.where((r.variance[..., i] == 0)[..., None, None] & own, 0.0, covariance)
         log_z = log_z + log_zi
     return FullNormal(mean, cholesky(covariance)), log_z
 

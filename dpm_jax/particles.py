@@ -111,6 +111,8 @@ def sample(
         index = jnp.where(anew[:, None], _systematic(choose_key, log_weights, num_particles), jnp.arange(num_particles))
 
         def chosen(values: Array) -> Array:
+            if values.ndim == 0 or values.shape[0] != batch:
+                return values  # the same for all
             return flat(jax.vmap(lambda group, i: group[i])(grouped(values), index))
 
         step = jax.tree.map(chosen, step)

@@ -187,7 +187,8 @@ def guide(
     Args: as `condition`.
 
     Returns:
-      (x_t, t) -> `Step`. At t = 1 a law is multiplied in closed form, whatever `how`.
+      (x_t, t) -> `Step`. At t = 1 a law is multiplied in closed form, whatever `how`. "constant" has no
+      weights where coordinates are known: every step but the last would be a point, too.
 
     Raises:
       ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised").
@@ -233,9 +234,11 @@ def _check(kernel: Kernel, r: Evidence, how: How) -> None:
         raise ValueError(f"how: must be one of {', '.join(takes)}, got {how!r}")
     if kind not in takes[how]:
         raise ValueError(f"how: '{how}' takes evidence that is a {' or a '.join(takes[how])}, got a {kind}")
-    normal = not _is_law(r) or isinstance(r, Normal)
-    if how == "matched" and not (normal and kernel.prior(jnp.zeros((1, 1))).__class__ is Normal):
-        raise ValueError("how: 'matched' is for the Gaussian kernel; use 'guided'")
+    prior = kernel.prior(jnp.zeros((1, 1)))
+    if how == "matched" and not isinstance(prior, Normal):
+        raise ValueError("how: 'matched' is for the Gaussian kernel; condition bits with 'guided'")
+    if kind == "law" and _law(r) is not _law(prior):
+        raise ValueError(f"r: evidence for this kernel is a {type(prior).__name__}, got a {type(r).__name__}")
 
 
 def _tempered(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, annealed: bool) -> Guide:
@@ -274,11 +277,10 @@ def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Gui
     def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Distribution, Array]]:
         model = reverse(x_t, t)
         start = kernel.start(schedule, model, x_t, t)
-        import os
-
-        if os.environ.get("VV") and _is_law(r):
-            nu = at(schedule.sigma2 / (schedule.alpha_bar if os.environ["VV"] == "nu" else 1.0), t, x_t)
-            start = Normal(start.mean, jnp.maximum(start.variance, nu))
+        if isinstance(start, Normal) and _is_law(r):
+            # No narrower than for independent data of unit variance: evidence about coordinates that vary
+            # together would be counted once for each of them.
+            start = start._replace(variance=jnp.maximum(start.variance, at(schedule.sigma2, t, x_t)))
         twist = kernel.log_overlap(start, r) if _is_law(r) else _log_average(kernel, start, r)
         return twist.sum(), (model, twist)
 
@@ -362,10 +364,13 @@ def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: in
     images: list[Array] = []
     vector = flat
     for _ in range(iterations):
+        whole = jnp.linalg.norm(vector, axis=-1, keepdims=True)
         for known in basis:
             vector = vector - (known * vector).sum(-1, keepdims=True) * known
         size = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-        basis.append(jnp.where(size > 0, vector / jnp.where(size > 0, size, 1.0), 0.0))
+        # What is left of a vector that the basis holds already is rounding, and no direction.
+        new = size > 1e-4 * whole
+        basis.append(jnp.where(new, vector / jnp.where(new, size, 1.0), 0.0))
         vector = matvec(basis[-1].reshape(b.shape)).reshape(flat.shape)
         images.append(vector)
     columns = jnp.stack(images, axis=-1)

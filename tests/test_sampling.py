@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, gaussian, optimal, sampling, schedules
+from dpm_jax import binomial, gaussian, optimal, posterior, sampling, schedules
 from dpm_jax.data import heartbeat
+from tests import chains
 
 KEY = jax.random.key(0)
 MEAN = jnp.array([0.3, -0.2])
@@ -95,3 +96,74 @@ def test_memory_does_not_grow_with_the_number_of_steps():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(2000) <= 1.1 * temporaries(20) + 5 * 4 * 2001
+
+
+@pytest.mark.parametrize("jump_length", [3, 50])
+def test_going_each_stretch_once_is_ancestral_sampling(jump_length):
+    schedule = schedules.geometric(10, beta_1=1e-3)
+    reverse, _ = chains.normal_chain(schedule, np.asarray(MEAN), np.asarray(COVARIANCE))
+    once, expected = jax.jit(
+        lambda key: (
+            sampling.with_jumps(key, gaussian, schedule, reverse, 20, (2,), jump_length=jump_length, num_repeats=1),
+            sampling.ancestral(key, gaussian, reverse, 20, (2,), 10),
+        )
+    )(KEY)
+    np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_jumps_keep_the_law_of_an_exact_chain():
+    """7 does not divide 30: the first stretch is the short one."""
+    n, schedule = 10_000, schedules.geometric(30, beta_1=1e-3)
+    reverse, _ = chains.normal_chain(schedule, np.asarray(MEAN), np.asarray(COVARIANCE))
+    draw = jax.jit(
+        lambda key: sampling.with_jumps(key, gaussian, schedule, reverse, n, (2,), jump_length=7, num_repeats=3)
+    )
+    x = draw(KEY)
+    chex.assert_shape(x, (n, 2))
+    chex.assert_type(x, jnp.float32)
+    sd = np.sqrt(np.diagonal(COVARIANCE))
+    assert (np.abs(np.asarray(x.mean(0) - MEAN)) < 5 * sd / np.sqrt(n) + 0.005).all()
+    # The standard error of a covariance of normals is at most sqrt(2 / n) times the product of their scales.
+    np.testing.assert_allclose(np.cov(x.T), COVARIANCE, atol=5 * np.sqrt(2 / n) * sd.max() ** 2 + 0.005)
+    draw(jax.random.key(1))
+    assert draw._cache_size() == 1
+
+
+def test_jumps_bring_together_what_is_put_in_place_and_what_is_made_around_it():
+    """Inpainting by replacement alone hears the known coordinate late; with repetitions it nears the exact law."""
+    schedule = schedules.geometric(30, beta_1=1e-3)
+    model, _ = chains.normal_chain(schedule, np.asarray(MEAN), np.asarray(COVARIANCE))
+    r = gaussian.Normal(jnp.array([[1.8, 0.0]]), jnp.array([[0.0, jnp.inf]]))
+    reverse = posterior.condition(gaussian, schedule, model, r, "renoised")
+    exact = MEAN[1] + COVARIANCE[0, 1] / COVARIANCE[0, 0] * (1.8 - MEAN[0])
+
+    def error(repeats):
+        draw = lambda key: sampling.with_jumps(  # noqa: E731
+            key, gaussian, schedule, reverse, 3000, (2,), jump_length=5, num_repeats=repeats
+        )
+        return abs(float(jax.jit(draw)(KEY)[:, 1].mean() - exact))
+
+    assert error(8) < 0.5 * error(1)
+
+
+def test_jumps_of_bits_keep_their_law():
+    """Independent bits, of which the reverse chain is exact."""
+    schedule, rate = schedules.erase(9, beta_1=0.05), np.array([0.1, 0.5, 0.8])
+    logits = jnp.asarray(np.log(rate / (1 - rate)), jnp.float32)
+
+    def reverse(x, t):
+        return binomial.denoised_reverse(schedule, x, t, logits + binomial.marginal(schedule, x, t).logits)
+
+    n = 5000
+    x = jax.jit(
+        lambda key: sampling.with_jumps(key, binomial, schedule, reverse, n, (3,), jump_length=4, num_repeats=3)
+    )(KEY)
+    assert set(np.unique(x)) == {0.0, 1.0}
+    assert (np.abs(np.asarray(x.mean(0)) - rate) < 5 * np.sqrt(rate * (1 - rate) / n)).all()
+
+
+@pytest.mark.parametrize("name", ["jump_length", "num_repeats"])
+def test_jumps_are_checked(name):
+    options = {"jump_length": 2, "num_repeats": 2, name: 0}
+    with pytest.raises(ValueError, match=f"{name}: must be at least 1, got 0"):
+        sampling.with_jumps(KEY, gaussian, schedules.geometric(4), normal_chain(4), 2, (2,), **options)

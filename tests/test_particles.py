@@ -1,0 +1,269 @@
+"""Particles against the exact posterior of the model, in float64.
+
+Of chains of few steps, with guesses that are far from exact: what remains is for the weights to correct.
+The estimate of Z and Z times a weighted mean are unbiased for any number of particles; so small groups of
+particles, each with its own noise, are averaged, and their scatter gives the error bars.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from dpm_jax import binomial, gaussian, optimal, particles, posterior, schedules
+from dpm_jax.binomial import Bernoulli
+from dpm_jax.gaussian import Normal
+from tests.chains import STRINGS, bits_law, conditioned, normal_chain, normal_law, string_law
+
+KEY = jax.random.key(0)
+INF, NAN = np.inf, np.nan
+T = 8
+SCHEDULE = schedules.geometric(T, beta_1=1e-2)
+full_model, diagonal_model = normal_chain(SCHEDULE, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))
+GROUPS, PARTICLES = 240, 24
+
+
+def repeated(values, num_groups=GROUPS, num_particles=PARTICLES):
+    """Group i has evidence i modulo how many there are, its particles next to one another."""
+    values = jnp.asarray(values, jnp.float32)
+    return jnp.repeat(jnp.tile(values, (num_groups // len(values), 1)), num_particles, axis=0)
+
+
+def check_unbiased(result, values, log_z, expected):
+    """Z and Z E f of groups with the same evidence: `values` f [groups, particles, k], its posterior mean [k]."""
+    ratio = np.exp(np.asarray(result.log_evidence, float) - log_z)
+    weighted = (np.exp(np.asarray(result.log_weights, float))[..., None] * values).sum(1)
+    estimates = ratio[:, None] * np.concatenate([np.ones((len(ratio), 1)), weighted], axis=1)
+    stderr = estimates.std(0) / np.sqrt(len(ratio))
+    assert (stderr < 0.2 * np.maximum(np.abs(expected).max(), 1)).all()
+    assert (np.abs(estimates.mean(0) - np.concatenate([[1.0], expected])) < 4.5 * stderr + 2e-4).all()
+
+
+def moments(x):
+    """x and its products, [..., d + d^2]."""
+    x = np.asarray(x, float)
+    return np.concatenate([x, (x[..., :, None] * x[..., None, :]).reshape(*x.shape[:-1], -1)], axis=-1)
+
+
+def check_strings(result, joint):
+    """Probabilities of strings, p(x) r(x) [32]; those that hardly come up count as one."""
+    exact = joint / joint.sum()
+    often = exact > 0.02
+    which = (np.asarray(result.x)[:, :, None] == STRINGS).all(-1).astype(float)
+    values = np.concatenate([which[..., often], which[..., ~often].sum(-1, keepdims=True)], axis=-1)
+    check_unbiased(result, values, np.log(joint.sum()), np.append(exact[often], exact[~often].sum()))
+
+
+def check_normal(result, law, log_z):
+    mean, covariance = law
+    check_unbiased(
+        result, moments(result.x), log_z, np.concatenate([mean, (covariance + np.outer(mean, mean)).ravel()])
+    )
+
+
+def check_form(result, shape, num_groups=GROUPS, num_particles=PARTICLES, num_timesteps=T):
+    assert result.x.shape == (num_groups, num_particles, *shape)
+    assert result.log_weights.shape == (num_groups, num_particles)
+    assert result.log_evidence.shape == (num_groups,)
+    assert result.effective_size.shape == (num_timesteps + 1, num_groups)
+    assert {leaf.dtype for leaf in result} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(np.exp(result.log_weights).sum(1), 1, rtol=1e-4)
+    sizes = np.asarray(result.effective_size)
+    assert (sizes > 1 - 1e-3).all()
+    assert (sizes < num_particles * (1 + 1e-3)).all()
+    final = 1 / (np.exp(np.asarray(result.log_weights, float)) ** 2).sum(1)
+    np.testing.assert_allclose(sizes[0], final, rtol=1e-3)
+
+
+def groups_of(result, i, num):
+    return particles.Particles(*(leaf[i::num] for leaf in result[:3]), result.effective_size[:, i::num])
+
+
+def run(model, r, how, *, num_timesteps=T, schedule=SCHEDULE, kernel=gaussian, shape=(2,), **options):
+    guide = posterior.guide(kernel, schedule, model, r, how)
+
+    @jax.jit
+    def sample(key):
+        return particles.sample(key, kernel, guide, r, GROUPS, PARTICLES, shape, num_timesteps, **options)
+
+    return sample(KEY)
+
+
+# --- Normal posteriors ---
+
+
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [(full_model, "denoised"), (diagonal_model, "guided"), (diagonal_model, "annealed")],
+    ids=["denoised", "guided", "annealed"],
+)
+def test_several_posteriors_each_with_its_own_evidence(model, how):
+    """One coordinate known, both seen through noise, one hidden: all at once, each as if alone."""
+    y = np.array([[0.9, NAN], [0.5, -0.7], [NAN, -0.9]])
+    variance = np.array([[0.0, INF], [0.3, 0.5], [INF, 0.1]])
+    r = Normal(repeated(y), repeated(variance))
+    result = run(model, r, how)
+    check_form(result, (2,))
+    law = normal_law(model, T, 2)
+    for i in range(3):
+        seen = np.isfinite(variance[i])
+        exact, log_z = conditioned(law, np.eye(2)[seen], y[i, seen], variance[i, seen])
+        check_normal(groups_of(result, i, 3), exact, log_z)
+    known = np.asarray(result.x[::3, :, 0])
+    np.testing.assert_allclose(known, 0.9, atol=1e-3 if model is full_model else 1e-6)
+    # What is drawn anew has fewer effective particles; some was.
+    assert how == "denoised" or result.effective_size.min() < 0.5 * PARTICLES
+
+
+def test_guides_that_are_exact_leave_nothing_to_weigh():
+    """Full covariances of normal data: all particles weigh the same, but for the edge."""
+    r = Normal(repeated([[0.9, NAN]]), repeated([[0.2, INF]]))
+    result = run(full_model, r, "denoised")
+    assert float(result.effective_size.mean()) > 0.9 * PARTICLES
+    exact, log_z = conditioned(normal_law(full_model, T, 2), np.eye(2)[:1], np.array([0.9]), np.array([0.2]))
+    check_normal(result, exact, log_z)
+
+
+def test_never_drawn_anew():
+    r = Normal(jnp.array([[0.4, -0.1]]), jnp.array([[0.8, 0.9]]))
+    result = run(diagonal_model, r, "denoised", threshold=0.0)
+    check_form(result, (2,))
+    exact, log_z = conditioned(normal_law(diagonal_model, T, 2), np.eye(2), np.array([0.4, -0.1]), np.array([0.8, 0.9]))
+    check_normal(result, exact, log_z)
+
+
+def test_linear_evidence():
+    operator = np.array([[0.5, -1.0]])
+    linear = jnp.asarray(operator.T, jnp.float32)
+    r = posterior.Linear(lambda x: x @ linear, jnp.array([[0.8]]), 0.2)
+    result = run(diagonal_model, r, "matched")
+    check_form(result, (2,))
+    exact, log_z = conditioned(normal_law(diagonal_model, T, 2), operator, np.array([0.8]), np.array([0.2]))
+    check_normal(result, exact, log_z)
+
+
+def test_a_half_plane():
+    """log r = log sigmoid, against sums over a grid."""
+    result = run(diagonal_model, lambda x: jax.nn.log_sigmoid(4 * (x[:, 1] - x[:, 0])), "guided")
+    check_form(result, (2,))
+    mean, covariance = normal_law(diagonal_model, T, 2)
+    axis = np.linspace(-6, 6, 401)
+    x = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2) + mean
+    density = np.exp(-0.5 * np.einsum("ni,ij,nj->n", x - mean, np.linalg.inv(covariance), x - mean))
+    joint = density / density.sum() * expit(4 * (x[:, 1] - x[:, 0]))
+    check_unbiased(result, moments(result.x), np.log(joint.sum()), joint @ moments(x) / joint.sum())
+
+
+def test_a_single_step():
+    schedule = schedules.geometric(1, beta_1=0.3)
+    model = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.full((len(x), 2), 0.3))  # noqa: E731
+    r = Normal(jnp.array([[0.8]]), jnp.array([[0.4]]))
+    result = run(model, r, "denoised", schedule=schedule, num_timesteps=1, shape=(1,))
+    check_form(result, (1,), num_timesteps=1)
+    exact, log_z = conditioned(normal_law(model, 1, 1), np.eye(1), np.array([0.8]), np.array([0.4]))
+    check_normal(result, exact, log_z)
+
+
+# --- Bits ---
+
+BITS = schedules.erase(20, beta_1=0.02)
+POINTS = np.array([3, 12, 21, 30])
+best_bits = optimal.finite_bits(
+    BITS, jnp.asarray(STRINGS[POINTS], jnp.float32), jnp.log(jnp.array([0.4, 0.1, 0.3, 0.2], jnp.float32))
+)
+
+
+@pytest.mark.parametrize("how", ["denoised", "guided"])
+def test_strings_of_bits_by_enumeration(how):
+    """Of the model, which is not quite its data: from the matrices of all its steps, and two kinds of evidence."""
+    logits = np.array([[1.0, 0.0, -2.0, 0.5, 0.0], [0.0, INF, 0.0, 0.0, -1.0]])
+    r = Bernoulli(repeated(logits))
+    result = run(best_bits, r, how, schedule=BITS, num_timesteps=20, kernel=binomial, shape=(5,))
+    check_form(result, (5,), num_timesteps=20)
+    model = bits_law(best_bits, 20)
+    assert 0.5 < model[POINTS].sum() < 0.999
+    for i in range(2):
+        # Probabilities of what was observed; 1 where nothing was.
+        joint = model * string_law(logits[i]) * 2.0 ** (logits[i] == 0).sum()
+        check_strings(groups_of(result, i, 2), joint)
+
+
+def test_strings_of_bits_given_a_function():
+    """An odd number of ones: no evidence about each bit by itself."""
+    log_r = lambda x: 0.7 * jnp.cos(jnp.pi * (x.sum(-1) - 1))  # noqa: E731
+    result = run(best_bits, log_r, "annealed", schedule=BITS, num_timesteps=20, kernel=binomial, shape=(5,))
+    joint = bits_law(best_bits, 20) * np.exp(0.7 * np.cos(np.pi * (STRINGS.sum(1) - 1)))
+    check_strings(result, joint)
+
+
+# --- Drawing anew ---
+
+
+def test_systematic_draws_are_within_one_of_their_share():
+    log_weights = 2 * jax.random.normal(KEY, (50, 40)) - 7
+    weights = np.asarray(jax.nn.softmax(log_weights, axis=1), float)
+    for num in (40, 7, 300):
+        index = np.asarray(particles._systematic(jax.random.key(num), log_weights, num))
+        assert index.shape == (50, num)
+        counts = np.stack([np.bincount(row, minlength=40) for row in index])
+        assert (np.abs(counts - num * weights) < 1 + 1e-3).all()
+
+
+def test_systematic_draws_are_unbiased():
+    log_weights = jnp.log(jnp.array([[0.013, 0.4, 0.0, 0.25, 0.337]]))
+    n = 20_000
+    index = jax.jit(jax.vmap(lambda key: particles._systematic(key, log_weights, 5)[0]))(jax.random.split(KEY, n))
+    counts = np.stack([(np.asarray(index) == i).sum(1) for i in range(5)], axis=1)
+    share = 5 * np.exp(np.asarray(log_weights[0], float))
+    assert (np.abs(counts.mean(0) - share) <= 5 * counts.std(0) / np.sqrt(n) + 1e-6).all()
+    assert (counts[:, 2] == 0).all()
+
+
+def test_one_particle_with_all_the_weight_is_all_that_is_drawn():
+    log_weights = jnp.where(jnp.arange(6) == 4, 0.0, -INF)[None] + 300.0
+    np.testing.assert_array_equal(particles._systematic(KEY, log_weights, 9), 4)
+    np.testing.assert_allclose(particles._effective_size(log_weights), 1, rtol=1e-5)
+    np.testing.assert_allclose(particles._effective_size(jnp.full((1, 7), -500.0)), 7, rtol=1e-4)
+
+
+def test_draws_are_in_proportion_and_in_random_order():
+    weights = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
+    x = jnp.arange(6.0).reshape(2, 3, 1)
+    result = particles.Particles(x, jnp.log(jnp.asarray(weights, jnp.float32)), jnp.zeros(2), jnp.ones((2, 2)))
+    n = 4000
+    drawn = jax.jit(jax.vmap(lambda key: particles.draw(key, result, 10)))(jax.random.split(KEY, n))
+    assert drawn.shape == (n, 2, 10, 1)
+    assert drawn.dtype == jnp.float32
+    # Each place by itself is a draw: the first as the last.
+    for place in (0, 9):
+        counts = np.stack([(np.asarray(drawn[:, :, place, 0]) == i).mean(0) for i in range(6)])
+        share = np.concatenate([np.concatenate([weights[0], np.zeros(3)]), np.concatenate([np.zeros(3), weights[1]])])
+        counts = counts.T.ravel()
+        assert (np.abs(counts - share) <= 5 * np.sqrt(share * (1 - share) / n)).all()
+    # And ten together are as even as can be.
+    np.testing.assert_array_equal((np.asarray(drawn[:, 0, :, 0]) == 2).sum(1), 7)
+
+
+# --- All that JAX does to functions ---
+
+
+def test_one_trace_serves_all_keys_and_evidence_and_a_map_over_them():
+    schedule = schedules.geometric(4)
+    model = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
+    traces = []
+
+    def sample(key, y):
+        traces.append(1)
+        r = Normal(y, jnp.array([[0.3, INF]]))
+        guide = posterior.guide(gaussian, schedule, model, r, "denoised")
+        return particles.sample(key, gaussian, guide, r, 1, 16, (2,), 4)
+
+    keys, y = jax.random.split(KEY, 3), jnp.array([[[0.5, NAN]], [[-0.5, NAN]], [[2.0, NAN]]])
+    jitted = jax.jit(sample)
+    alone = [jitted(*one) for one in zip(keys, y, strict=True)]
+    assert len(traces) == 1
+    together = jax.jit(jax.vmap(sample))(keys, y)
+    for i, one in enumerate(alone):
+        for a, b in zip(one, together, strict=True):
+            np.testing.assert_allclose(a, b[i], rtol=1e-4, atol=1e-4)
