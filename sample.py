@@ -78,6 +78,9 @@ def _check_flags() -> None:
         (_HOW, conditional, "--denoise or --inpaint"),
         (_NUM_PARTICLES, conditional, "--denoise or --inpaint"),
         (_NUM_REPEATS, conditional, "--denoise or --inpaint"),
+        (_JUMP_LENGTH, _NUM_REPEATS.value > 1, "--num_repeats"),
+        (_NUM_OBSERVATIONS, conditional, "--denoise or --inpaint"),
+        (_DATA_DIR, "held_out" in (_DENOISE.value, _INPAINT.value), "held_out for --denoise or --inpaint"),
         (_SIZE, not conditional, "no --denoise or --inpaint: images come in a size of their own"),
         (_GIF, not conditional, "no --denoise or --inpaint"),
         (_CHUNK_SIZE, not conditional, "no --denoise or --inpaint"),
@@ -87,6 +90,8 @@ def _check_flags() -> None:
             raise UserError(f"--{given.name}: needs {needs}")
     if _DENOISE.value is not None and _NOISE.value is None:
         raise UserError("--noise_sigma: --denoise needs it, in the data's own units; of bits, the rate of flips")
+    if _DENOISE.value == "held_out" and not _ADD_NOISE.value:
+        raise UserError("--denoise: held_out data carry no such noise; add it with --add_noise")
     if _NUM_PARTICLES.value and _HOW.value == "constant" and _INPAINT.value is not None:
         raise UserError("--how: 'constant' has no weights where values are known; use another with particles")
     if _NUM_PARTICLES.value and _NUM_REPEATS.value > 1:
@@ -126,10 +131,7 @@ def _sample_posterior(
     plan = posterior_samples.Plan(how, _NUM_PARTICLES.value, _NUM_REPEATS.value, _JUMP_LENGTH.value)
     num = 4 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
     key = jax.random.fold_in(jax.random.key(_SEED.value), 1)
-    try:
-        draws = posterior_samples.draw(key, built, params, description.standardization, seen, num, plan)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    draws = posterior_samples.draw(key, built, params, description.standardization, seen, num, plan)
     binary = description.config.kernel == "binomial"
     scored = scores.score(seen, draws.samples, binary, description.standardization.levels)
     if scored is not None:

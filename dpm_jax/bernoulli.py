@@ -133,7 +133,7 @@ def slope(p: Bernoulli, log_r: Callable[[Array], Array]) -> Array:
 
     Args:
       p: a law of x.
-      log_r: x [B, ...] -> [B], defined between 0 and 1 as well.
+      log_r: x [B, ...] -> [B], finite, and defined between 0 and 1 as well.
     """
     rates = mean(p)
     flat = rates.reshape(rates.shape[0], -1)

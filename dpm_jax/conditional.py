@@ -48,7 +48,7 @@ def log_conditional(
     *,
     num_trajectories: int,
     num_particles: int,
-    how: posterior.How = "guided",
+    how: posterior.How = "denoised",
 ) -> Conditional:
     """log p(x_0 where not observed | x_0 where observed) for each example.
 
@@ -62,6 +62,8 @@ def log_conditional(
       num_trajectories: of annealed importance sampling, for each example.
       num_particles: of sequential Monte Carlo, for each example.
       how: the observed part acts along the particles' chains, see `posterior`.
+
+    All trajectories, and all particles, go through the network at once: memory is theirs.
 
     Returns:
       `Conditional`.

@@ -213,7 +213,8 @@ def _observe(p: Normal, r: Normal) -> tuple[Normal, Array]:
     # Where nothing was seen, and where r is a point, the formulas are not used; they must stay finite.
     variance = jnp.where(seen & ~known, r.variance, 1.0)
     total = p.variance + jnp.where(known, 0.0, variance)
-    spread = jnp.where(total > 0, total, 1.0)
+    # A certain x that was observed elsewhere is as good as impossible, and yet finite.
+    spread = jnp.maximum(total, 1e-12)
     difference = jnp.where(seen, r.mean, p.mean) - p.mean
     gain = jnp.where(seen, jnp.where(known, 1.0, p.variance / spread), 0.0)
     rest = jnp.where(seen, jnp.where(known, 0.0, variance / spread), 1.0)

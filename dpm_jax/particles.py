@@ -32,10 +32,10 @@ class Particles(NamedTuple):
 
     Attributes:
       x: [B, N, ...] x_0.
-      log_weights: [B, N] normalised.
-      log_evidence: [B] log of an unbiased estimate of Z = E r(x_0) under the model, nats.
+      log_weights: [B, N] normalised; all -inf where every particle was lost.
+      log_evidence: [B] log of an unbiased estimate of Z = E r(x_0) under the model, nats; -inf where lost.
       effective_size: [T + 1, B] effective sample size, between 1 and N: index t before x_t is
-        drawn anew, index 0 at the end.
+        drawn anew, index 0 at the end. 0 where lost. It cannot show modes that no particle found.
     """
 
     x: Array
@@ -56,8 +56,16 @@ def _systematic(key: Array, log_weights: Array, num: int) -> Array:
 
 
 def _effective_size(log_weights: Array) -> Array:
-    """(sum w)^2 / sum w^2, [B]."""
-    return jnp.exp(2 * jax.nn.logsumexp(log_weights, axis=-1) - jax.nn.logsumexp(2 * log_weights, axis=-1))
+    """(sum w)^2 / sum w^2, [B]; 0 where no particle has any weight."""
+    total = jax.nn.logsumexp(log_weights, axis=-1)
+    alive = jnp.isfinite(total)
+    size = jnp.exp(2 * jnp.where(alive, total, 0.0) - jax.nn.logsumexp(2 * log_weights, axis=-1))
+    return jnp.where(alive, size, 0.0)
+
+
+def _finite(log_weights: Array) -> Array:
+    """Weights that are no numbers count nothing: a chain that ran away stands for no sample."""
+    return jnp.where(jnp.isnan(log_weights) | (log_weights == jnp.inf), -jnp.inf, log_weights)
 
 
 def sample(
@@ -105,7 +113,7 @@ def sample(
         choose_key, move_key = jax.random.split(step_key)
         step = guide(x_t, jnp.full(batch, t, jnp.int32))
         twist = grouped(step.log_twist)
-        log_weights = log_weights + twist
+        log_weights = _finite(log_weights + twist)
         effective = _effective_size(log_weights)
         anew = effective < threshold * num_particles
         index = jnp.where(anew[:, None], _systematic(choose_key, log_weights, num_particles), jnp.arange(num_particles))
@@ -138,10 +146,11 @@ def sample(
     else:
         # The last step is the product in closed form, known coordinates and all: its weight is its Z.
         change = kernel.log_overlap(step.model, r)
-    log_weights = log_weights + grouped(change)
+    log_weights = _finite(log_weights + grouped(change))
     total = jax.nn.logsumexp(log_weights, axis=-1)
+    normalised = jnp.where(jnp.isfinite(total)[:, None], log_weights - total[:, None], -jnp.inf)
     sizes = jnp.concatenate([sizes, effective[None], _effective_size(log_weights)[None]])[::-1]
-    return Particles(grouped(x), log_weights - total[:, None], log_z + total - jnp.log(num_particles), sizes)
+    return Particles(grouped(x), normalised, log_z + total - jnp.log(num_particles), sizes)
 
 
 def draw(key: Array, particles: Particles, num: int) -> Array:

@@ -24,15 +24,16 @@ Evidence r is one of
                     where every coordinate was observed with the same noise: denoising. What was
                     observed in part is not heard by the rest until the next step.
   "denoised"  E     the law of x_0 given x_t behind the model's step is multiplied with r, coordinate by
-                    coordinate. Exact for independent coordinates (with `FullNormal`, of few dimensions, for
-                    dependent ones too, if normal).
+                    coordinate. Exact for independent bits, and for normal data with independent coordinates
+                    (with `FullNormal`, of few dimensions, with dependent ones, too).
   "guided"    E f   the step is tilted by the gradient, through the network, of log r at the denoised estimate
                     (Chung et al. 2023, DPS), here averaged over the law of x_0 given x_t: a function at a few
                     points of it, evidence in closed form, the law taken to be no narrower than for
                     data of unit variance (Song et al. 2023).
   "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
                     Tweedie's second formula is the network's own Jacobian, applied by a few products with
-                    it (Boys et al. 2023; Rozet et al. 2024). Exact for normal data. Gaussian kernel only.
+                    it (Boys et al. 2023; Rozet et al. 2024). Its mean is exact for normal data, its variance in
+                    the limit of fine steps. Gaussian kernel only, nu_T finite.
 
 None but these special cases is exact. `guide` gives each of them as a proposal with weights, from which
 `particles` makes a sampler that is exact as the number of particles grows.
@@ -51,10 +52,11 @@ from jax import Array
 
 from dpm_jax.normal import FullNormal, Normal
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at
+from dpm_jax.shapes import at, sum_event
+from dpm_jax.small_matrices import cholesky, gram
 from dpm_jax.types import Distribution, Kernel, Reverse
 
-__all__ = ["Evidence", "Guide", "How", "Linear", "Step", "condition", "guide", "log_likelihood", "multiply"]
+__all__ = ["Evidence", "Guide", "How", "Linear", "Step", "check", "condition", "guide", "log_likelihood", "multiply"]
 
 
 class Linear(NamedTuple):
@@ -121,7 +123,12 @@ def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Re
 
     Returns:
       (x_t, t) -> distribution: sampled, bounded and plotted as any other.
+
+    Raises:
+      ValueError: for `Linear` evidence; `condition` takes it.
     """
+    if isinstance(log_r, Linear):
+        raise ValueError("log_r: Linear evidence is not multiplied step by step; give it to condition, 'matched'")
     takes_time = callable(log_r) and _num_arguments(log_r) > 1
 
     def posterior(x_t: Array, t: Array) -> Distribution:
@@ -168,7 +175,7 @@ def condition(
     Raises:
       ValueError: if `how` does not take this kind of evidence.
     """
-    _check(kernel, r, how)
+    check(kernel, r, how)
     if how == "renoised":
 
         def posterior(x_t: Array, t: Array) -> Distribution:
@@ -193,9 +200,7 @@ def guide(
     Raises:
       ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised").
     """
-    _check(kernel, r, how)
-    if how == "renoised":
-        raise ValueError("how: 'renoised' replaces the model's steps, and has no weights; use another")
+    check(kernel, r, how, weights=True)
     if how == "matched":
         inner = _matched(kernel, schedule, reverse, r, iterations)
     elif how == "guided":
@@ -220,7 +225,12 @@ def _where(which: Array, one: Distribution, other: Distribution) -> Distribution
     return jax.tree.map(lambda a, b: jnp.where(which.reshape((-1,) + (1,) * (b.ndim - 1)), a, b), one, other)
 
 
-def _check(kernel: Kernel, r: Evidence, how: How) -> None:
+def check(kernel: Kernel, r: Evidence, how: How, weights: bool = False) -> None:
+    """See that `condition`, or with `weights` `guide`, takes this evidence this way.
+
+    Raises:
+      ValueError: if not, saying why.
+    """
     kind = "law" if _is_law(r) else "Linear" if isinstance(r, Linear) else "function"
     takes = {
         "constant": ("law", "function"),
@@ -234,6 +244,8 @@ def _check(kernel: Kernel, r: Evidence, how: How) -> None:
         raise ValueError(f"how: must be one of {', '.join(takes)}, got {how!r}")
     if kind not in takes[how]:
         raise ValueError(f"how: '{how}' takes evidence that is a {' or a '.join(takes[how])}, got a {kind}")
+    if weights and how == "renoised":
+        raise ValueError("how: 'renoised' replaces the model's steps, and has no weights; use another")
     prior = kernel.prior(jnp.zeros((1, 1)))
     if how == "matched" and not isinstance(prior, Normal):
         raise ValueError("how: 'matched' is for the Gaussian kernel; condition bits with 'guided'")
@@ -277,10 +289,8 @@ def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Gui
     def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Distribution, Array]]:
         model = reverse(x_t, t)
         start = kernel.start(schedule, model, x_t, t)
-        if isinstance(start, Normal) and _is_law(r):
-            # No narrower than for independent data of unit variance: evidence about coordinates that vary
-            # together would be counted once for each of them.
-            start = start._replace(variance=jnp.maximum(start.variance, at(schedule.sigma2, t, x_t)))
+        if _is_law(r):
+            start = _widened(start, at(schedule.sigma2, t, x_t))
         twist = kernel.log_overlap(start, r) if _is_law(r) else _log_average(kernel, start, r)
         return twist.sum(), (model, twist)
 
@@ -289,6 +299,19 @@ def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Gui
         return Step(model, kernel.tilted(model, slope), twist)
 
     return step
+
+
+def _widened(start: Distribution, variance: Array) -> Distribution:
+    """A law of x_0 given x_t made no narrower than for independent data of unit variance.
+
+    Evidence about coordinates that vary together would be counted once for each of them, and steps would run away.
+    """
+    if isinstance(start, Normal):
+        return start._replace(variance=jnp.maximum(start.variance, variance))
+    if isinstance(start, FullNormal):
+        covariance = gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1])
+        return start._replace(scale_tril=cholesky(covariance))
+    return start
 
 
 def _log_average(kernel: Kernel, start: Distribution, log_r: Callable[[Array], Array]) -> Array:
@@ -331,7 +354,8 @@ def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, itera
             observed = kernel.product(start, r)
             start_after, twist = Normal(after, observed.variance), kernel.log_overlap(start, r)
         else:
-            start_after, twist = start._replace(mean=after), log_likelihood(kernel, r, mean)
+            # The log-determinant beside this quadratic form does not depend on x_t, where the model is exact.
+            start_after, twist = start._replace(mean=after), -0.5 * jnp.maximum(sum_event(difference * u), 0.0)
         return Step(model, kernel.step(schedule, start_after, x_t, t), twist)
 
     return step

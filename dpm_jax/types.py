@@ -11,7 +11,8 @@ from dpm_jax.schedules import Schedule
 
 __all__ = ["Distribution", "Kernel", "Reverse"]
 
-# A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli.
+# A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli. `posterior.multiply` finds
+# the verbs of a law in the module that its type is defined in.
 Distribution = Any
 
 # (x_t [B, ...], t int32 [B]) -> p(x_{t-1} | x_t). The learned model, or any function of this type.
@@ -19,7 +20,7 @@ Reverse = Callable[[Array, Array], Distribution]
 
 
 class Kernel(Protocol):
-    """What `bound`, `sampling` and `optimal` ask of a kernel; the modules `gaussian` and `binomial` have it."""
+    """What the algorithms ask of a kernel; the modules `gaussian` and `binomial` have it."""
 
     def forward(self, schedule: Schedule, x_prev: Array, t: Array) -> Distribution:
         """q(x_t | x_{t-1})."""

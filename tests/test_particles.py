@@ -267,3 +267,48 @@ def test_one_trace_serves_all_keys_and_evidence_and_a_map_over_them():
     for i, one in enumerate(alone):
         for a, b in zip(one, together, strict=True):
             np.testing.assert_allclose(a, b[i], rtol=1e-4, atol=1e-4)
+
+
+def test_sharp_linear_evidence_does_not_kill_the_particles():
+    """Noise far below the data's: a twist without the spread of x_0 given x_t would lose all of them at once."""
+    T, noise = 80, 0.0025
+    covariance = np.array([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 1.0]])
+    operator = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]])
+    y = np.array([0.7, -0.4])
+    schedule = schedules.geometric(T, beta_1=1e-4)
+    reverse = gaussian.forward_edge(
+        schedule, optimal.normal(schedule, jnp.zeros(3), jnp.asarray(covariance, jnp.float32))
+    )
+    r = posterior.Linear(lambda x: x @ jnp.asarray(operator.T, jnp.float32), jnp.asarray(y[None], jnp.float32), noise)
+    guide = posterior.guide(gaussian, schedule, reverse, r, "matched")
+    found = jax.jit(lambda key: particles.sample(key, gaussian, guide, r, 1, 1000, (3,), T))(jax.random.key(0))
+    total = operator @ covariance @ operator.T + noise * np.eye(2)
+    log_z = -0.5 * (y @ np.linalg.solve(total, y) + np.linalg.slogdet(2 * np.pi * total)[1])
+    assert float(found.effective_size.min()) > 100
+    assert abs(float(found.log_evidence[0]) - log_z) < 0.4
+
+
+def test_particles_that_are_all_lost_say_so():
+    schedule = schedules.geometric(5, beta_1=1e-2)
+    reverse = gaussian.forward_edge(schedule, optimal.normal(schedule, jnp.zeros(2), jnp.eye(2)))
+    for bad in (jnp.nan, -jnp.inf):
+        r = lambda x, bad=bad: 0.0 * x.sum(-1) + bad  # noqa: E731
+        guide = posterior.guide(gaussian, schedule, reverse, r, "constant")
+        found = particles.sample(jax.random.key(0), gaussian, guide, r, 2, 8, (2,), 5)
+        assert (np.asarray(found.log_evidence) == -np.inf).all()
+        assert (np.asarray(found.effective_size) == 0).all()
+
+
+def test_one_lost_particle_does_not_spoil_the_others():
+    schedule = schedules.geometric(20, beta_1=1e-2)
+    reverse = gaussian.forward_edge(schedule, optimal.normal(schedule, jnp.zeros(2), jnp.eye(2)))
+    r = Normal(jnp.array([[0.3, 0.0]]), jnp.array([[0.5, jnp.inf]]))
+    guide = posterior.guide(gaussian, schedule, reverse, r, "denoised")
+
+    def broken(x_t, t):
+        step = guide(x_t, t)
+        return step._replace(log_twist=step.log_twist.at[3].set(jnp.where(t[0] == 10, jnp.nan, step.log_twist[3])))
+
+    found = particles.sample(jax.random.key(0), gaussian, broken, r, 1, 500, (2,), 20)
+    exact = -0.5 * (0.3**2 / 1.5 + np.log(2 * np.pi * 1.5))
+    assert abs(float(found.log_evidence[0]) - exact) < 0.2

@@ -554,3 +554,21 @@ def test_few_and_many_steps(num_timesteps):
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in p), how
         assert bool((p.variance >= 0).all())
         np.testing.assert_allclose(p.mean[0, 0], 0.3, atol=1e-5)
+
+
+def test_guided_chains_on_a_curve_do_not_run_away():
+    """Full covariance, sharp evidence: the law of x_0 given x_t is far narrower than the data's."""
+    schedule = schedules.geometric(60, beta_1=1e-5)
+    angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    points = jnp.asarray(np.stack([np.cos(angle), 0.3 * np.sin(angle)], axis=1), jnp.float32)
+    reverse = gaussian.forward_edge(schedule, optimal.finite_points(schedule, points, jnp.full(60, -np.log(60.0))))
+    r = gaussian.known(jnp.array([[0.5, 0.0]]), jnp.array([True, False]))
+    chain = posterior.condition(gaussian, schedule, reverse, r, "guided")
+    x = jax.jit(lambda key: sampling.ancestral(key, gaussian, chain, 500, (2,), 60))(jax.random.key(0))
+    assert (np.abs(np.asarray(x)) < 3).all()
+
+
+def test_linear_evidence_is_refused_by_multiply():
+    r = posterior.Linear(lambda x: x, jnp.zeros((1, 2)), 1.0)
+    with pytest.raises(ValueError, match="Linear"):
+        posterior.multiply(lambda x, t: x, r)

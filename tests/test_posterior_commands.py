@@ -182,8 +182,12 @@ def test_repeats_and_their_lengths(roll, tmp_path):
     ("flags", "words"),
     [
         (["--inpaint=held_out", "--denoise=held_out"], ["--denoise, --inpaint"]),
-        (["--denoise=held_out"], ["--noise_sigma"]),
-        (["--denoise=held_out", "--noise_sigma=-1"], ["--noise_sigma", "-1"]),
+        (["--denoise=held_out", "--add_noise"], ["--noise_sigma"]),
+        (["--denoise=held_out", "--noise_sigma=1"], ["--denoise", "--add_noise"]),
+        (["--inpaint=", "--mask=left"], ["--inpaint", "empty"]),
+        (["--inpaint=held_out", "--mask=left", "--jump_length=3"], ["--jump_length", "--num_repeats"]),
+        (["--data_dir=."], ["--data_dir", "held_out"]),
+        (["--denoise=held_out", "--add_noise", "--noise_sigma=-1"], ["--noise_sigma", "-1"]),
         (["--noise_sigma=1"], ["--noise_sigma", "--denoise"]),
         (["--mask=left"], ["--mask", "--inpaint"]),
         (["--inpaint=held_out"], ["--mask", masks.PRESETS]),
@@ -206,5 +210,5 @@ def test_what_does_not_fit_the_model_is_refused(beat):
     with pytest.raises(UserError, match="10"):
         observations.inpainting(Examples(np.zeros((2, 9)), None, None, "x"), built, standardization, "left")
     seen = observations.inpainting(Examples(np.zeros((2, 10)), None, None, "x"), built, standardization, "left")
-    with pytest.raises(ValueError, match="matched"):
+    with pytest.raises(UserError, match="matched"):
         posterior_samples.draw(jax.random.key(0), *opened(beat), seen, 1, Plan("matched"))

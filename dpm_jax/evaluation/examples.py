@@ -41,6 +41,8 @@ def read(path: str, flag: str) -> Examples:
     Raises:
       UserError: if there is no such file, or it can't be read, or does not hold numbers.
     """
+    if not path:
+        raise UserError(f"{flag}: is empty; give a file or a folder of images")
     name = f"{flag}: {path}"
     found = load(path, "samples", name)
     for key, array in found.items():

@@ -84,7 +84,7 @@ def read(path: str) -> np.ndarray:
       UserError: if there is none, or it can't be read.
     """
     name = f"--mask: {path}"
-    if not Path(path).exists():
+    if not path or not Path(path).exists():
         raise UserError(f"{name} is no file or preset; presets hide {PRESETS}")
     mask = load(path, "mask", name)["mask"]
     check_numbers(mask, name)

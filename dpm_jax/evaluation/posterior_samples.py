@@ -12,6 +12,7 @@ from jax import Array
 from dpm_jax import likelihood, particles, posterior, sampling
 from dpm_jax.bernoulli import Bernoulli
 from dpm_jax.data import Standardization
+from dpm_jax.errors import UserError
 from dpm_jax.evaluation.observations import Observations
 from dpm_jax.evaluation.scores import mean_of_draws
 from dpm_jax.experiment import Experiment, Params
@@ -57,9 +58,10 @@ def default_how(experiment: Experiment, observations: Observations, num_particle
     """What measured best: see the table in the README."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
-    if experiment.config.kernel == "binomial":
-        return "guided"
-    return "denoised" if experiment.config.reverse.covariance == "full" else "matched"
+    # Of bits, the weights of guided chains have heavy tails.
+    bits = experiment.config.kernel == "binomial"
+    full = not bits and experiment.config.reverse.covariance == "full"
+    return "denoised" if full or (bits and num_particles) else "guided"
 
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
@@ -94,9 +96,16 @@ def draw(
       observations: n of them.
       num: N.
       plan: how.
+
+    Raises:
+      UserError: if the plan does not fit the evidence, or draws or weights are not finite.
     """
     how: How = default_how(experiment, observations, plan.num_particles) if plan.how == "default" else plan.how
     r = evidence(experiment, standardization, observations)
+    try:
+        posterior.check(experiment.kernel, r, how, weights=plan.num_particles > 0)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
     if plan.num_particles:
         return _with_particles(key, experiment, params, standardization, r, num, how, plan.num_particles)
     kernel, shape = experiment.kernel, observations.y.shape[1:]
@@ -124,6 +133,8 @@ def draw(
         chunk = jax.tree.map(lambda value, rows=rows: value[rows], r)
         parts.append(np.asarray(run(jax.random.fold_in(key, first), params, chunk)))
     samples = np.concatenate(parts)[:total].reshape(-1, num, *shape)
+    if not np.isfinite(samples).all():
+        raise UserError(f"--how: chains of '{how}' ran away from these observations; use another, or --num_particles")
     return Draws(samples, None, None)
 
 
@@ -154,6 +165,11 @@ def _with_particles(
         for i in range(len(jax.tree.leaves(r)[0]))
     ]
     samples, log_evidence, effective = (np.stack([np.asarray(part[i]) for part in parts]) for i in range(3))
+    if not (np.isfinite(log_evidence).all() and np.isfinite(samples).all()):
+        lost = int(np.argmin(np.isfinite(log_evidence)))
+        raise UserError(
+            f"--num_particles: all {num_particles} lost observation {lost} with '{how}'; use more, or another --how"
+        )
     return Draws(samples, log_evidence, effective)
 
 
