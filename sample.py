@@ -53,7 +53,9 @@ _NUM_PARTICLES = flags.DEFINE_integer(
 _NUM_REPEATS = flags.DEFINE_integer("num_repeats", 1, "Times that each stretch of the chain is gone (RePaint).", 1)
 _JUMP_LENGTH = flags.DEFINE_integer("jump_length", 5, "Steps in such a stretch.", 1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files, for held_out.")
-_NUM_OBSERVATIONS = flags.DEFINE_integer("num_observations", 8, "Of held_out, and at most of a file.", 1)
+_NUM_OBSERVATIONS = flags.DEFINE_integer(
+    "num_observations", 8, "Of held_out; where given, at most so many of a file.", 1
+)
 
 
 def _shape(built: experiment.Experiment) -> tuple[int, ...]:

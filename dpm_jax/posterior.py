@@ -111,7 +111,7 @@ def _is_law(r: Evidence) -> bool:
 
 
 def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Reverse:
-    """p(x_{t-1} | x_t) r(x_{t-1}) / Z at every step, as the paper has it (equations 25 to 27, Table App.1).
+    """p(x_{t-1} | x_t) r(x_{t-1}) / Z at every step, as the paper has it (section 2.5, appendix C, Table App.1).
 
     A law is multiplied in closed form. A function is linearised: a Gaussian's mean moves by variance
     times gradient of log r at the mean, a bit's odds by the ratio of r at 1 and 0.
@@ -276,11 +276,17 @@ def _denoised(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Distribut
 
     def step(x_t: Array, t: Array) -> Step:
         model = reverse(x_t, t)
-        start = kernel.start(schedule, model, x_t, t)
-        posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
-        return Step(model, posterior, kernel.log_overlap(start, r))
+        return _in_closed_form(kernel, schedule, model, kernel.start(schedule, model, x_t, t), r, x_t, t)
 
     return step
+
+
+def _in_closed_form(
+    kernel: Kernel, schedule: Schedule, model: Distribution, start: Distribution, r: Distribution, x_t: Array, t: Array
+) -> Step:
+    """The step whose law of x_0 given x_t is the model's, `start`, times r."""
+    posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
+    return Step(model, posterior, kernel.log_overlap(start, r))
 
 
 def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Guide:
@@ -290,8 +296,9 @@ def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Gui
         model = reverse(x_t, t)
         start = kernel.start(schedule, model, x_t, t)
         if _is_law(r):
-            start = _widened(start, at(schedule.sigma2, t, x_t))
-        twist = kernel.log_overlap(start, r) if _is_law(r) else _log_average(kernel, start, r)
+            twist = kernel.log_overlap(_widened(start, at(schedule.sigma2, t, x_t)), r)
+        else:
+            twist = _log_average(kernel, start, r)
         return twist.sum(), (model, twist)
 
     def step(x_t: Array, t: Array) -> Step:
@@ -339,8 +346,7 @@ def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, itera
         mean, pull, (model, start) = jax.vjp(denoise, x_t, has_aux=True)
         if isinstance(start, FullNormal) and not isinstance(r, Linear):
             # The covariance is known entry by entry: nothing to be had from the Jacobian.
-            posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
-            return Step(model, posterior, kernel.log_overlap(start, r))
+            return _in_closed_form(kernel, schedule, model, start, r, x_t, t)
         # Cov[x_0 | x_t] = sigma2_t / sqrt(alpha_bar_t) dE[x_0 | x_t] / dx_t, symmetric where the model is exact.
         scale = at(schedule.sigma2 / jnp.sqrt(schedule.alpha_bar), t, x_t)
         operator, transpose, difference, noise = _observation(r, mean)
@@ -398,8 +404,12 @@ def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: in
         vector = matvec(basis[-1].reshape(b.shape)).reshape(flat.shape)
         images.append(vector)
     columns = jnp.stack(images, axis=-1)
-    gram = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
-    ridge = 1e-5 * jnp.trace(gram, axis1=1, axis2=2)[:, None, None] * jnp.eye(iterations) + 1e-30 * jnp.eye(iterations)
-    weights = jnp.linalg.solve(gram + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None])
+    products = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
+    ridge = 1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] * jnp.eye(iterations) + 1e-30 * jnp.eye(
+        iterations
+    )
+    weights = jnp.linalg.solve(
+        products + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None]
+    )
     solution: Array = (jnp.stack(basis, axis=-1) @ weights)[..., 0]
     return solution.reshape(b.shape)
