@@ -24,9 +24,9 @@ from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
 from dpm_jax.models import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax.types import Kernel, Model
 
-__all__ = ["Experiment", "Model", "Params", "build", "check_size", "grid_factor", "open_source"]
+__all__ = ["Experiment", "Params", "build", "check_size", "grid_factor", "open_source"]
 
 Params = dict[str, Any]
 
@@ -35,13 +35,6 @@ _MAX_FULL_DIM = 6
 
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
-
-
-class Model(NamedTuple):
-    """A trained (or initial) model: what `bound` and `sampling` take."""
-
-    schedule: Schedule
-    reverse: Reverse
 
 
 class Experiment(NamedTuple):

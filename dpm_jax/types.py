@@ -1,15 +1,15 @@
-"""The types that the algorithms are written against: a reverse function and a kernel."""
+"""The types that the algorithms are written against: a reverse function, a model, a kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
 from dpm_jax.schedules import Schedule
 
-__all__ = ["Distribution", "Kernel", "Reverse"]
+__all__ = ["Distribution", "Kernel", "Model", "Reverse"]
 
 # A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli. `posterior.multiply` finds
 # the verbs of a law in the module that its type is defined in.
@@ -17,6 +17,13 @@ Distribution = Any
 
 # (x_t [B, ...], t int32 [B]) -> p(x_{t-1} | x_t). The learned model, or any function of this type.
 Reverse = Callable[[Array, Array], Distribution]
+
+
+class Model(NamedTuple):
+    """A trained (or initial) model: what `bound`, `sampling` and the rest take; a respaced chain is another."""
+
+    schedule: Schedule
+    reverse: Reverse
 
 
 class Kernel(Protocol):

@@ -11,6 +11,7 @@ import pytest
 from configs import heartbeat, swiss_roll
 from dpm_jax import binomial, experiment, figures, likelihood, optimal, plots, units
 from dpm_jax.evaluation import likelihood_report, report
+from dpm_jax.types import Model
 
 GAP, STDERR = 0.125, 0.25
 
@@ -22,7 +23,7 @@ def evaluated(config, k, num, best=None):
     params = built.init(jax.random.key(0))
     if best is not None:
         schedule = built.model(params).schedule
-        built = built._replace(model=lambda _: experiment.Model(schedule, best(schedule, source)))
+        built = built._replace(model=lambda _: Model(schedule, best(schedule, source)))
     of_bound = report.Report(**dict.fromkeys(report.Report._fields))._replace(gap_bits=GAP, gap_stderr_bits=STDERR)
     result = likelihood_report.evaluate(jax.random.key(2), built, params, source, of_bound, k, num)
     return built, source, result

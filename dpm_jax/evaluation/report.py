@@ -17,9 +17,10 @@ from jax import Array
 from dpm_jax import bound, gaussian, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Model, Params
+from dpm_jax.experiment import Experiment, Params
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import chunk_size
+from dpm_jax.types import Model
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
 __all__ = ["Report", "check_examples", "evaluate", "table", "write"]
