@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Collection", "ImageSet", "check_shapes", "collect", "crops", "moments", "split"]
+__all__ = ["Collection", "ImageSet", "Labelled", "check_shapes", "collect", "crops", "moments", "split"]
 
 # [N, H, W, C] where all have one size; one [H, W, C] after another where they have not, or where
 # each is decoded when it is looked at.
@@ -40,6 +40,18 @@ class ImageSet(NamedTuple):
     def levels(self) -> int | None:
         """256 for uint8; None for real numbers."""
         return 256 if self.train[0].dtype == np.uint8 else None
+
+
+class Labelled(NamedTuple):
+    """Images and the class of each.
+
+    Attributes:
+      images: [N, H, W, C] uint8.
+      labels: [N] int32, from 0.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
 
 
 def collect(images: Sequence[np.ndarray]) -> Collection:

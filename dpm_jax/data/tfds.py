@@ -9,9 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from dpm_jax.data.image_set import Collection, ImageSet, check_shapes, collect
+from dpm_jax.data.image_set import Collection, ImageSet, Labelled, check_shapes, collect
 
-__all__ = ["load"]
+__all__ = ["load", "load_labelled"]
 
 _INSTALL = "pip install -e '.[data]'"
 
@@ -62,48 +62,24 @@ def load(
       ValueError: if the dataset, split or feature is not there, or can't be prepared, if the splits
         overlap, or if its images are of several sizes and not cropped.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError(f"TFDS datasets need more packages ({error}): {_INSTALL}") from error
-
-    def open_split(split: str) -> Any:
-        try:
-            return tfds.data_source(name, split=split, data_dir=data_dir)
-        except tfds.core.registered.DatasetNotFoundError:
-            close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"TFDS has no dataset {name!r}{hint}") from None
-        except ImportError as error:
-            raise ValueError(
-                f"{name!r} is not prepared in {data_dir or 'the TFDS folder'}, and preparing it needs more packages "
-                f"({error}): pip install -e '.[prepare]'"
-            ) from error
-        # Downloads, archives and unknown splits fail in their own ways; what they say is the reason.
-        except Exception as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"cannot open {name!r}, split {split!r}: {reason[:300]}") from error
+    tfds = _tfds()
 
     def images(split: str, records: Any) -> Collection:
-        features = records.dataset_info.features
-        known = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
-        if feature not in known:
-            raise ValueError(f"{name!r} has no image feature {feature!r}, but {', '.join(known) or 'none'}")
-        if features[feature].np_dtype != np.uint8:
-            raise ValueError(f"{name!r} has images of {features[feature].np_dtype}; 8 bits a channel are needed")
+        shape = _image_shape(tfds, name, records, feature)
         decoding = _Decoding(records, feature)
         if in_memory:
             decoded = decoding[:]
             check_shapes([(f"{split}[{i}]", image.shape) for i, image in enumerate(decoded)], crop)
             return collect(decoded)
-        shape = features[feature].shape
         if crop is None and None in shape:
             raise ValueError(f"{name!r} has images of several sizes; set config.data.crop to take crops of one size")
         if None not in shape:
             check_shapes([(f"{name!r}", shape)], crop)
         return decoding
 
-    train_records, held_out_records = open_split(train_split), open_split(held_out_split)
+    train_records, held_out_records = (
+        _open_split(tfds, name, split, data_dir) for split in (train_split, held_out_split)
+    )
     # Before anything is decoded, which takes seconds to minutes.
     if shared := _overlap(train_records, train_split, held_out_records, held_out_split):
         raise ValueError(f"train_split {train_split!r} and held_out_split {held_out_split!r} share {shared} images")
@@ -112,6 +88,77 @@ def load(
         [(f"{split}[0]", part[0].shape) for split, part in ((train_split, train), (held_out_split, held_out))], crop
     )
     return ImageSet(train, held_out, crop)
+
+
+def load_labelled(name: str, feature: str, label: str, split: str, data_dir: Path | None) -> Labelled:
+    """One split of a dataset with its classes, decoded now; where it is not prepared yet, it is downloaded.
+
+    Args:
+      name: as `load`.
+      feature: the name of its image feature.
+      label: the name of its class feature.
+      split: "train", "test[:1000]", ...
+      data_dir: as `load`.
+
+    Raises:
+      ValueError: if the dataset, split or a feature is not there, or can't be prepared, or if its images
+        are of several sizes.
+    """
+    tfds = _tfds()
+    records = _open_split(tfds, name, split, data_dir)
+    _image_shape(tfds, name, records, feature)
+    _check_feature(name, records, label, "class", tfds.features.ClassLabel)
+    # Each record is decoded whole, so once for both.
+    pairs = [(record[feature], record[label]) for record in (records[i] for i in range(len(records)))]
+    images = collect([image for image, _ in pairs])
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{name!r} has images of several sizes; labelled images need one size")
+    return Labelled(images, np.array([label for _, label in pairs], np.int32))
+
+
+def _tfds() -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(f"TFDS datasets need more packages ({error}): {_INSTALL}") from error
+    return tfds
+
+
+def _open_split(tfds: Any, name: str, split: str, data_dir: Path | None) -> Any:
+    """The records of a split; what is wrong with it is a ValueError of one line."""
+    try:
+        return tfds.data_source(name, split=split, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"TFDS has no dataset {name!r}{hint}") from None
+    except ImportError as error:
+        raise ValueError(
+            f"{name!r} is not prepared in {data_dir or 'the TFDS folder'}, and preparing it needs more packages "
+            f"({error}): pip install -e '.[prepare]'"
+        ) from error
+    # Downloads, archives and unknown splits fail in their own ways; what they say is the reason.
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"cannot open {name!r}, split {split!r}: {reason[:300]}") from error
+
+
+def _check_feature(name: str, records: Any, feature: str, kind: str, of: type) -> Any:
+    """The feature, if it is of that type."""
+    features = records.dataset_info.features
+    known = [key for key, value in features.items() if isinstance(value, of)]
+    if feature not in known:
+        raise ValueError(f"{name!r} has no {kind} feature {feature!r}, but {', '.join(known) or 'none'}")
+    return features[feature]
+
+
+def _image_shape(tfds: Any, name: str, records: Any, feature: str) -> tuple[Any, ...]:
+    """(H, W, C) of 8-bit images, None where it is not the same for all."""
+    images = _check_feature(name, records, feature, "image", tfds.features.Image)
+    if images.np_dtype != np.uint8:
+        raise ValueError(f"{name!r} has images of {images.np_dtype}; 8 bits a channel are needed")
+    shape: tuple[Any, ...] = images.shape
+    return shape
 
 
 def _overlap(records: Any, split: str, other_records: Any, other_split: str) -> int:
