@@ -41,8 +41,6 @@ None but these special cases is exact. `guide` gives each of them as a proposal 
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -54,7 +52,7 @@ from dpm_jax.normal import FullNormal, Normal
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at, sum_event
 from dpm_jax.small_matrices import cholesky, gram
-from dpm_jax.types import Distribution, Kernel, Reverse
+from dpm_jax.types import Distribution, Kernel, Reverse, num_arguments, verbs
 
 __all__ = ["Evidence", "Guide", "How", "Linear", "Step", "check", "condition", "guide", "log_likelihood", "multiply"]
 
@@ -101,11 +99,6 @@ _POINTS = 16
 Guide = Callable[[Array, Array], Step]
 
 
-def _law(p: Distribution) -> Any:
-    """The verbs of p: the module that its type is of."""
-    return sys.modules[type(p).__module__]
-
-
 def _is_law(r: Evidence) -> bool:
     return not callable(r) and not isinstance(r, Linear)
 
@@ -129,23 +122,16 @@ def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Re
     """
     if isinstance(log_r, Linear):
         raise ValueError("log_r: Linear evidence is not multiplied step by step; give it to condition, 'matched'")
-    takes_time = callable(log_r) and _num_arguments(log_r) > 1
+    takes_time = callable(log_r) and num_arguments(log_r) > 1
 
     def posterior(x_t: Array, t: Array) -> Distribution:
         p = reverse(x_t, t)
-        law = _law(p)
+        law = verbs(p)
         if not callable(log_r):
             return law.product(p, log_r)
         return law.tilted(p, law.slope(p, (lambda x: log_r(x, t - 1)) if takes_time else log_r))
 
     return posterior
-
-
-def _num_arguments(function: Callable[..., Array]) -> int:
-    """How many arguments without a default a function takes."""
-    parameters = inspect.signature(function).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
 
 
 def log_likelihood(kernel: Kernel, r: Evidence, x: Array) -> Array:
@@ -249,7 +235,7 @@ def check(kernel: Kernel, r: Evidence, how: How, weights: bool = False) -> None:
     prior = kernel.prior(jnp.zeros((1, 1)))
     if how == "matched" and not isinstance(prior, Normal):
         raise ValueError("how: 'matched' is for the Gaussian kernel; condition bits with 'guided'")
-    if kind == "law" and _law(r) is not _law(prior):
+    if kind == "law" and verbs(r) is not verbs(prior):
         raise ValueError(f"r: evidence for this kernel is a {type(prior).__name__}, got a {type(r).__name__}")
 
 

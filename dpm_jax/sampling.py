@@ -2,11 +2,14 @@
 
 The noise of an example at a time depends on the key, the example's number and the time
 alone, not on the batch it is drawn in nor on how the batch is cut up. So samples are the
-same, to float32 rounding of the network, however much is drawn at once.
+same, to float32 rounding of the network, however much is drawn at once. A chain need not begin
+at the prior: `start` says where.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax.types import Distribution, Kernel, Reverse, verbs
 
-__all__ = ["Trajectory", "ancestral", "ancestral_trajectory", "with_jumps"]
+__all__ = ["Numbered", "Trajectory", "ancestral", "ancestral_trajectory", "with_jumps"]
 
 # Examples that share a key. One key an example would cost small nets a tenth of a step.
 _BLOCK = 16
@@ -27,6 +30,21 @@ class Trajectory(NamedTuple):
 
     t: Array
     x: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """A reverse function with randomness of its own, which must depend on the example and not on the batch.
+
+    Attributes:
+      step: (x_t [B, ...], t int32 [B], number int32 [B]) -> distribution, of the examples of these numbers.
+    """
+
+    step: Callable[[Array, Array, Array], Distribution]
+
+    def __call__(self, x_t: Array, t: Array) -> Distribution:
+        """As any reverse function: the examples are the first ones."""
+        return self.step(x_t, t, jnp.arange(x_t.shape[0]))
 
 
 def _noise(
@@ -41,10 +59,28 @@ def _noise(
 
 
 def _start(
-    key: Array, kernel: Kernel, first: Array | int, num: int, shape: tuple[int, ...], num_timesteps: int
+    key: Array,
+    kernel: Kernel,
+    start: Distribution | Array | None,
+    first: Array | int,
+    num: int,
+    shape: tuple[int, ...],
+    num_timesteps: int,
 ) -> Array:
-    prior = kernel.prior(jnp.zeros((num, *shape)))
-    return kernel.place(prior, _noise(key, kernel, first, num, shape, num_timesteps))
+    """x_T of the examples first..first + num - 1, [num, *shape]."""
+    if start is None:
+        prior = kernel.prior(jnp.zeros((num, *shape)))
+        return kernel.place(prior, _noise(key, kernel, first, num, shape, num_timesteps))
+    if isinstance(start, tuple):
+        law = verbs(start)
+        return law.place(start, _noise(key, law, first, num, shape, num_timesteps))  # type: ignore[no-any-return]
+    # The last chunk may go beyond the last example, and what it makes there is thrown away.
+    return jnp.take(jnp.asarray(start, jnp.float32), first + jnp.arange(num), axis=0, mode="clip")
+
+
+def _check_start(start: Distribution | Array | None, num: int, shape: tuple[int, ...]) -> None:
+    if start is not None and not isinstance(start, tuple) and jnp.shape(start) != (num, *shape):
+        raise ValueError(f"start: must have shape {(num, *shape)}, or be a law, got shape {jnp.shape(start)}")
 
 
 def _descend(
@@ -53,8 +89,10 @@ def _descend(
     """From x at time `start`, `num_steps` reverse steps."""
 
     def step(x_t: Array, t: Array) -> tuple[Array, None]:
-        p = reverse(x_t, jnp.full(x_t.shape[0], t, jnp.int32))
-        return kernel.place(p, _noise(key, kernel, first, x_t.shape[0], x_t.shape[1:], t - 1)), None
+        num = x_t.shape[0]
+        times = jnp.full(num, t, jnp.int32)
+        p = reverse.step(x_t, times, first + jnp.arange(num)) if isinstance(reverse, Numbered) else reverse(x_t, times)
+        return kernel.place(p, _noise(key, kernel, first, num, x_t.shape[1:], t - 1)), None
 
     return jax.lax.scan(step, x, start - jnp.arange(num_steps))[0]
 
@@ -68,6 +106,7 @@ def ancestral(
     num_timesteps: int,
     *,
     chunk_size: int | None = None,
+    start: Distribution | Array | None = None,
 ) -> Array:
     """`num` samples x_0, memory constant in T.
 
@@ -80,13 +119,19 @@ def ancestral(
       num_timesteps: T.
       chunk_size: draw so many at a time, one chunk after another, with the same result;
         None draws all at once.
+      start: x_T. A law that is the same for all examples, without a batch axis or with a batch of one; or
+        the states themselves, [num, *shape]. None is the kernel's prior.
 
     Returns:
       [num, *shape] float32.
+
+    Raises:
+      ValueError: if `start` is an array of another shape.
     """
+    _check_start(start, num, shape)
 
     def draw(first: Array | int, num: int) -> Array:
-        x_last = _start(key, kernel, first, num, shape, num_timesteps)
+        x_last = _start(key, kernel, start, first, num, shape, num_timesteps)
         return _descend(key, kernel, reverse, first, x_last, num_timesteps, num_timesteps)
 
     if chunk_size is None or chunk_size >= num:
@@ -107,6 +152,7 @@ def ancestral_trajectory(
     num_timesteps: int,
     *,
     keep_every: int = 1,
+    start: Distribution | Array | None = None,
 ) -> Trajectory:
     """As `ancestral`, with the same samples, keeping x_T, x_0 and every t divisible by `keep_every`.
 
@@ -118,16 +164,18 @@ def ancestral_trajectory(
       shape: of one example.
       num_timesteps: T.
       keep_every: k; memory is that of T / k states.
+      start: as of `ancestral`.
 
     Returns:
       `Trajectory`; `x[-1]` are the samples.
 
     Raises:
-      ValueError: if keep_every < 1.
+      ValueError: if keep_every < 1, or if `start` is an array of another shape.
     """
     if keep_every < 1:
         raise ValueError(f"keep_every: must be at least 1, got {keep_every}")
-    x = _start(key, kernel, 0, num, shape, num_timesteps)
+    _check_start(start, num, shape)
+    x = _start(key, kernel, start, 0, num, shape, num_timesteps)
     # The first stretch is the short one, so that all others begin at multiples of keep_every.
     whole, short = divmod(num_timesteps, keep_every)
     states, times = [x[None]], [jnp.asarray([num_timesteps])]
@@ -203,7 +251,7 @@ def with_jumps(
         return jax.lax.scan(again, x, jnp.arange(1, num_repeats))[0]
 
     num_timesteps = schedule.num_timesteps
-    x = _start(key, kernel, 0, num, shape, num_timesteps)
+    x = _start(key, kernel, None, 0, num, shape, num_timesteps)
     whole, short = divmod(num_timesteps, jump_length)
     if short:
         x = stretch(x, num_timesteps, short)

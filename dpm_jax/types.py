@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -9,10 +11,10 @@ from jax import Array
 
 from dpm_jax.schedules import Schedule
 
-__all__ = ["Distribution", "Kernel", "Model", "Reverse"]
+__all__ = ["Distribution", "Kernel", "Model", "Reverse", "num_arguments", "verbs"]
 
-# A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli. `posterior.multiply` finds
-# the verbs of a law in the module that its type is defined in.
+# A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli. Its verbs are in the module
+# that its type is defined in, where `verbs` finds them.
 Distribution = Any
 
 # (x_t [B, ...], t int32 [B]) -> p(x_{t-1} | x_t). The learned model, or any function of this type.
@@ -68,6 +70,9 @@ class Kernel(Protocol):
     def mean(self, p: Any) -> Array:
         """E[x], [B, ...]."""
 
+    def variance(self, p: Any) -> Array:
+        """Of each coordinate, [B, ...]."""
+
     def point(self, x: Array) -> Distribution:
         """The law under which x is certain."""
 
@@ -100,3 +105,15 @@ class Kernel(Protocol):
 
     def null_log_prob(self, x_0: Array) -> Array:
         """log-probability under the null model, [B] nats."""
+
+
+def verbs(p: Distribution) -> Any:
+    """The verbs of a law: the module that its type is of."""
+    return sys.modules[type(p).__module__]
+
+
+def num_arguments(function: Callable[..., Any]) -> int:
+    """How many arguments without a default a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 from scipy.special import expit
 
-from dpm_jax import binomial, gaussian, optimal, posterior, sampling, schedules
+from dpm_jax import binomial, gaussian, optimal, posterior, predictions, sampling, schedules
 from dpm_jax.binomial import Bernoulli
 from dpm_jax.gaussian import Normal
 from tests.chains import STRINGS, bits_law, conditioned, normal_chain, normal_law, string_law
@@ -34,7 +34,7 @@ full_model, diagonal_model = normal_chain(SCHEDULE, MEAN, COVARIANCE)
 
 def standard_model(schedule):
     """The reverse function of standard normal data: zero outputs."""
-    return lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
+    return lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
 
 
 def distance(law, exact):
@@ -527,7 +527,7 @@ def test_images_are_conditioned_as_vectors_are(how):
         flat = x.reshape(len(x), 4)
         f = -0.3 * schedule.alpha_bar[t][:, None] * jnp.tanh(flat[:, ::-1])
         outputs = jnp.concatenate([f, -0.1 * jnp.ones((len(x), 4))], -1)
-        p = gaussian.denoised_reverse(schedule, flat, t, outputs)
+        p = predictions.normal_reverse(schedule, flat, t, outputs)
         return Normal(*(leaf.reshape(x.shape) for leaf in p))
 
     laws = []

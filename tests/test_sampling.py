@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, gaussian, optimal, posterior, sampling, schedules
+from dpm_jax import binomial, gaussian, optimal, posterior, predictions, sampling, schedules
 from dpm_jax.data import heartbeat
 from tests import chains
 
@@ -91,7 +91,7 @@ def test_optimal_chain_samples_heartbeats_of_every_phase():
 def test_memory_does_not_grow_with_the_number_of_steps():
     def temporaries(T):
         schedule = schedules.geometric(T)
-        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
+        reverse = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
         compiled = jax.jit(lambda k: sampling.ancestral(k, gaussian, reverse, 64, (32,), T)).lower(KEY).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
