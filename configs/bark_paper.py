@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     c.schedule.name = "erase"
     c.schedule.erase.beta_1 = 1e-3
     c.schedule.erase.alpha_bar_final = 1e-3
-    c.reverse.parameterization = "perturbation"
+    c.reverse.prediction = "perturbation"
+    c.reverse.variance = "sigmoid"
     c.network.name = "multiscale"
     c.network.multiscale.activation = "softplus_tanh"
     c.network.multiscale.features = 100

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     c = config.default()
     c.num_timesteps = 1000
     c.kernel = "binomial"
+    c.reverse.prediction = "x_0"
     c.data.name = "heartbeat"
     c.schedule.name = "erase"
     c.schedule.erase.beta_1 = 1e-5

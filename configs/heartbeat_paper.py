@@ -2,7 +2,7 @@
 
 The paper passes the readout through a sigmoid to have the rates of x_{t-1}; here it gives
 those of x_0, and the exact posteriors are mixed by them (`binomial.denoised_reverse`).
---config.reverse.parameterization=perturbation takes the readout for x_{t-1} itself.
+--config.reverse.prediction=perturbation takes the readout for x_{t-1} itself.
 Table App.1 has the chain end in fair coins, the text of appendix D.1.2 at rate 0.2; the
 kernel forgets towards fair coins, so these it is.
 
@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c = config.default()
     c.num_timesteps = 2000
     c.kernel = "binomial"
+    c.reverse.prediction = "x_0"
     c.data.name = "heartbeat"
     c.schedule.name = "erase"
     c.network.name = "sigmoid_mlp"

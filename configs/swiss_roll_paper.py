@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     c.schedule.erase.beta_1 = 1e-6
     c.schedule.erase.alpha_bar_final = 0.0025
     c.schedule.learned = True
-    c.reverse.parameterization = "perturbation"
+    c.reverse.prediction = "perturbation"
+    c.reverse.variance = "sigmoid"
     c.network.name = "rbf"
     c.optimizer.learning_rate = 1e-2
     c.train.steps = 30_000

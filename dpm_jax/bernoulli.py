@@ -32,6 +32,7 @@ __all__ = [
     "sample",
     "slope",
     "tilted",
+    "variance",
 ]
 
 
@@ -109,6 +110,11 @@ def kl(q: Bernoulli, p: Bernoulli) -> Array:
 def mean(p: Bernoulli) -> Array:
     """E[x] = p(1), [B, ...]."""
     return jax.nn.sigmoid(p.logits)
+
+
+def variance(p: Bernoulli) -> Array:
+    """Of each bit, [B, ...]."""
+    return jax.nn.sigmoid(p.logits) * jax.nn.sigmoid(-p.logits)
 
 
 def point(x: Array) -> Bernoulli:

@@ -40,6 +40,7 @@ from dpm_jax.bernoulli import (
     sample,
     slope,
     tilted,
+    variance,
 )
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at, sum_event
@@ -72,6 +73,7 @@ __all__ = [
     "start",
     "step",
     "tilted",
+    "variance",
 ]
 
 

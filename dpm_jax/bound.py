@@ -34,7 +34,17 @@ from dpm_jax import timesteps
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Distribution, Kernel, Reverse
 
-__all__ = ["Bound", "Edge", "Estimate", "Mean", "estimate", "evaluate", "mean_and_stderr"]
+__all__ = [
+    "Bound",
+    "Edge",
+    "Estimate",
+    "Mean",
+    "estimate",
+    "evaluate",
+    "forward_edge_term",
+    "mean_and_stderr",
+    "prior_term",
+]
 
 Edge = Literal["forward", "decoder"] | Callable[[Distribution, Array], Array]
 
@@ -77,11 +87,15 @@ class Estimate(NamedTuple):
       k: [B] unbiased estimates, one an example.
       mean: their mean.
       stderr: the standard error of the mean, over examples, noise and times.
+      t: [B] int32, the times looked at.
+      kl: [B] the KL terms found there, not weighted; 0 with T = 1.
     """
 
     k: Array
     mean: Array
     stderr: Array
+    t: Array
+    kl: Array
 
 
 def mean_and_stderr(values: Array) -> Mean:
@@ -89,12 +103,16 @@ def mean_and_stderr(values: Array) -> Mean:
     return Mean(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
 
 
+def forward_edge_term(kernel: Kernel, schedule: Schedule, x_0: Array, t: Array) -> Array:
+    """The edge of a chain whose first time is t, p(x_0 | x_t) the forward kernel run backwards, [B] nats."""
+    prior = kernel.prior(x_0)
+    return kernel.kl(kernel.marginal(schedule, x_0, t), prior) + kernel.log_prob(prior, x_0)
+
+
 def _edge_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, edge: Edge) -> Array:
     first = jnp.ones(x_0.shape[0], jnp.int32)
     if edge == "forward":
-        return kernel.kl(kernel.marginal(schedule, x_0, first), kernel.prior(x_0)) + kernel.log_prob(
-            kernel.prior(x_0), x_0
-        )
+        return forward_edge_term(kernel, schedule, x_0, first)
     log_prob = kernel.log_prob if edge == "decoder" else edge
     if not callable(log_prob):
         raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
@@ -107,7 +125,8 @@ def _kl_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x
     return kernel.kl(kernel.q_posterior(schedule, x_0, x_t, t), reverse(x_t, t))
 
 
-def _prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
+def prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
+    """KL(q(x_T | x_0) || p(x_T)), [B] nats."""
     last = jnp.full(x_0.shape[0], schedule.num_timesteps, jnp.int32)
     return kernel.kl(kernel.marginal(schedule, x_0, last), kernel.prior(x_0))
 
@@ -142,7 +161,7 @@ def evaluate(
 
     kl, per_step = jax.lax.scan(add_step, jnp.zeros(batch), jnp.arange(2, num_timesteps + 1))
     edge_term = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge)
-    prior_kl = _prior_term(kernel, schedule, x_0)
+    prior_kl = prior_term(kernel, schedule, x_0)
     first = jnp.ones(batch, jnp.int32)
     return Bound(
         k=edge_term - kl - prior_kl,
@@ -187,8 +206,10 @@ def estimate(
       ValueError: if `edge` is none of these.
     """
     time_key, noise_key, edge_key = jax.random.split(key, 3)
-    k = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge) - _prior_term(kernel, schedule, x_0)
+    k = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge) - prior_term(kernel, schedule, x_0)
+    t, kl = jnp.ones(x_0.shape[0], jnp.int32), jnp.zeros_like(k)
     if schedule.num_timesteps > 1:
         t, weight = time_sampler(time_key, x_0.shape[0], schedule.num_timesteps)
-        k = k - weight * _kl_term(noise_key, kernel, schedule, reverse, x_0, t)
-    return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(k, time_sampler))
+        kl = _kl_term(noise_key, kernel, schedule, reverse, x_0, t)
+        k = k - weight * kl
+    return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(k, time_sampler), t, kl)

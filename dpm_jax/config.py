@@ -29,17 +29,22 @@ RESUMABLE = {
 }
 
 CHOICES = {
-    "kernel": ("gaussian", "binomial"),
+    "kernel": ("gaussian", "binomial", "cold"),
     "edge": ("forward", "decoder"),
     "data.name": ("swiss_roll", "heartbeat", "dead_leaves", "tfds", "folder", "file"),
     "data.folder.on_error": ("refuse", "skip"),
-    "schedule.name": ("geometric", "erase", "linear", "cosine"),
-    "reverse.parameterization": ("denoised", "perturbation"),
+    "schedule.name": ("geometric", "erase", "linear", "cosine", "sigmoid"),
+    "reverse.prediction": ("residual", "epsilon", "x_0", "v", "perturbation"),
+    "reverse.variance": ("mixed", "sigmoid", "interpolated", "small", "large"),
     "reverse.covariance": ("diagonal", "full"),
     "network.name": ("time_mlp", "sigmoid_mlp", "rbf", "multiscale", "unet"),
     "network.dtype": ("float32", "bfloat16"),
     "network.multiscale.activation": ("softplus_tanh", "leaky_relu"),
-    "train.time_sampler": ("low_discrepancy", "antithetic", "uniform"),
+    "cold.degradation": ("blur", "pixelate", "fade", "mask"),
+    "cold.rule": ("improved", "naive"),
+    "cold.norm": ("l1", "l2"),
+    "train.objective": ("bound", "simple", "hybrid", "sample_mse", "restoration"),
+    "train.time_sampler": ("low_discrepancy", "antithetic", "uniform", "importance"),
 }
 
 # Intervals as in mathematics: a bracket belongs, a parenthesis does not.
@@ -77,10 +82,15 @@ RANGES = {
     "network.unet.num_groups": "[1, inf)",
     "network.unet.num_bumps": "[1, inf)",
     "optimizer.learning_rate": "(0, inf)",
-    "optimizer.b1": "[0, 1)",
-    "optimizer.b2": "[0, 1)",
+    "optimizer.adam.b1": "[0, 1)",
+    "optimizer.adam.b2": "[0, 1)",
+    "optimizer.adamw.b1": "[0, 1)",
+    "optimizer.adamw.b2": "[0, 1)",
+    "optimizer.adamw.weight_decay": "[0, inf)",
+    "optimizer.sgd.momentum": "[0, 1)",
     "optimizer.warmup_steps": "[0, inf)",
-    "optimizer.final_fraction": "[0, 1]",
+    "optimizer.decay.cosine_decay_schedule.alpha": "[0, 1]",
+    "optimizer.decay.exponential_decay.decay_rate": "(0, inf)",
     "optimizer.clip_norm": "(0, inf]",
     "optimizer.ema_decay": "[0, 1)",
     "train.steps": "[1, inf)",
@@ -99,7 +109,7 @@ def default() -> ConfigDict:
         {
             "seed": 0,
             "num_timesteps": 100,  # T
-            "kernel": "gaussian",  # gaussian: real vectors; binomial: bits
+            "kernel": "gaussian",  # gaussian: real vectors; binomial: bits; cold: images, no noise
             "edge": "forward",  # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned
             "data": {
                 "name": "swiss_roll",
@@ -129,10 +139,19 @@ def default() -> ConfigDict:
                 "erase": {"beta_1": config_dict.placeholder(float), "alpha_bar_final": 0.0},
                 "linear": {"beta_1": config_dict.placeholder(float), "beta_final": config_dict.placeholder(float)},
                 "cosine": {"offset": 0.008, "beta_max": 0.999},
+                "sigmoid": {"start": -3.0, "end": 3.0, "alpha_bar_final": 1e-4},
             },
-            "reverse": {
-                "parameterization": "denoised",  # what the outputs mean; functions *_reverse of the kernel
+            "reverse": {  # see dpm_jax/predictions.py
+                "prediction": "residual",  # what the network predicts; bits: x_0 (its marginals) or perturbation
+                "variance": "mixed",  # of the reverse step; Gaussian only
                 "covariance": "diagonal",  # full: low-dimensional Gaussian data
+            },
+            "cold": {  # kernel cold: a degradation, and a network that restores; see dpm_jax/cold.py
+                "degradation": "blur",
+                "rule": "improved",  # of sampling
+                "norm": "l1",  # of the restoration loss
+                "blur": {"sigma_first": 0.5, "sigma_final": 28.0},  # pixels
+                "mask": {"first": 0.03, "final": 1.0},  # widths, as shares of the longer side
             },
             "network": {
                 "name": "time_mlp",
@@ -169,18 +188,27 @@ def default() -> ConfigDict:
                     "num_bumps": 16,
                 },
             },
-            "optimizer": {  # Adam, linear warm-up, then cosine decay to final_fraction
+            "optimizer": {
+                "name": "adam",  # any of Optax that takes a learning rate
+                "adam": {"b1": 0.9, "b2": 0.99},
+                "adamw": {"b1": 0.9, "b2": 0.99, "weight_decay": 1e-4},
+                "sgd": {"momentum": 0.0, "nesterov": False},
+                "options": "",  # of the one that is named, others than these or over them: "eps=1e-6, nesterov=True"
                 "learning_rate": 5e-3,
-                "b1": 0.9,
-                "b2": 0.99,
-                "warmup_steps": 200,
-                "final_fraction": 0.01,
+                "warmup_steps": 200,  # linear, and then
+                "decay": {
+                    "name": "cosine_decay_schedule",  # any schedule of Optax; to the end of training if not told
+                    "cosine_decay_schedule": {"alpha": 0.01},
+                    "exponential_decay": {"decay_rate": 0.01},
+                    "options": "",
+                },
                 "clip_norm": 1.0,
                 "ema_decay": 0.998,
             },
             "train": {
                 "steps": 2500,
                 "batch_size": 1024,
+                "objective": "bound",  # -K; others to compare it with, dpm_jax/objectives.py; restoration: kernel cold
                 "time_sampler": "low_discrepancy",  # which t to look at
                 "emphasis": 0.0,  # t counts (1 - alpha_bar_t)^emphasis: less of the finest noise; 0: the bound itself
                 "log_every": 100,  # also how many steps go into one dispatch
@@ -266,20 +294,18 @@ def _check_relations(config: ConfigDict) -> None:
             raise UserError("config.kernel: 'binomial' needs bits, and data 'swiss_roll' are real numbers")
         if config.schedule.learned:
             raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
-        if config.reverse.covariance == "full":
-            raise UserError("config.reverse.covariance: 'full' is for kernel 'gaussian'")
         if config.data.name in ("dead_leaves", "tfds", "folder"):
             raise UserError(f"config.kernel: 'binomial' needs bits, and data '{config.data.name}' are images")
     if config.kernel == "gaussian" and config.data.name == "heartbeat":
         raise UserError("config.kernel: data 'heartbeat' are bits, which need kernel 'binomial'")
-    if config.reverse.covariance == "full" and config.reverse.parameterization != "denoised":
-        raise UserError("config.reverse.covariance: 'full' needs reverse.parameterization 'denoised'")
+    if config.kernel == "cold" and config.data.name in ("swiss_roll", "heartbeat"):
+        raise UserError(f"config.kernel: 'cold' degrades images, and data '{config.data.name}' are vectors")
+    _check_reverse(config)
+    _check_objective(config)
     if config.data.crop and config.data.name not in ("tfds", "folder", "file"):
         raise UserError(f"config.data.crop: data '{config.data.name}' are not cut; leave it 0")
     if config.network.dtype != "float32" and config.network.name not in ("multiscale", "unet"):
         raise UserError(f"config.network.dtype: network '{config.network.name}' computes in float32")
-    if config.train.emphasis and config.train.time_sampler != "low_discrepancy":
-        raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
     if config.data.name in ("file", "folder") and not config.data[config.data.name].path:
         needed = {"file": "a .npy or .npz", "folder": "a folder of images, or of one image"}[config.data.name]
         raise UserError(f"config.data.{config.data.name}.path: data '{config.data.name}' needs the path of {needed}")
@@ -289,6 +315,57 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.heartbeat.period: must be at most the length {heartbeat.length}, got {heartbeat.period}"
         )
+
+
+def _check_reverse(config: ConfigDict) -> None:
+    reverse = config.reverse
+    if config.kernel == "binomial":
+        if reverse.prediction not in ("x_0", "perturbation"):
+            raise UserError(
+                f"config.reverse.prediction: '{reverse.prediction}' is for kernel 'gaussian'; kernel 'binomial' takes "
+                "x_0 (the marginals of x_0) or perturbation"
+            )
+        if reverse.covariance == "full":
+            raise UserError("config.reverse.covariance: 'full' is for kernel 'gaussian'")
+        if reverse.variance != "mixed":
+            raise UserError(
+                f"config.reverse.variance: '{reverse.variance}' is for kernel 'gaussian', bits have none of their own; "
+                "leave it mixed"
+            )
+    if reverse.covariance == "full" and reverse.variance != "mixed":
+        raise UserError(f"config.reverse.covariance: 'full' needs reverse.variance 'mixed', got '{reverse.variance}'")
+
+
+def _check_objective(config: ConfigDict) -> None:
+    objective, fixed = config.train.objective, config.reverse.variance in ("small", "large")
+    if (objective == "restoration") != (config.kernel == "cold"):
+        raise UserError(
+            f"config.train.objective: 'restoration' and kernel 'cold' go together, got '{objective}' and "
+            f"'{config.kernel}'"
+        )
+    if objective == "restoration" and config.reverse.covariance == "full":
+        raise UserError("config.reverse.covariance: kernel 'cold' has none; leave it diagonal")
+    if objective in ("simple", "hybrid") and config.kernel == "binomial":
+        raise UserError(f"config.train.objective: '{objective}' predicts noise, of which kernel 'binomial' has none")
+    if objective == "simple" and not fixed:
+        raise UserError(
+            f"config.train.objective: 'simple' teaches no variance, and reverse.variance '{config.reverse.variance}' "
+            "is learned; use 'hybrid', or reverse.variance small or large"
+        )
+    if objective == "hybrid" and fixed:
+        raise UserError(
+            f"config.train.objective: 'hybrid' teaches a variance, and reverse.variance '{config.reverse.variance}' "
+            "is fixed; use 'simple'"
+        )
+    if objective != "bound":
+        if config.schedule.learned:
+            raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{objective}'")
+        if config.train.emphasis or config.train.time_sampler == "importance":
+            raise UserError(
+                f"config.train.objective: '{objective}' goes neither with emphasis nor with time_sampler 'importance'"
+            )
+    if config.train.emphasis and config.train.time_sampler != "low_discrepancy":
+        raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
 
 
 def _check_network(config: ConfigDict) -> None:

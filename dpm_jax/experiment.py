@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,19 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import binomial, bound, gaussian, schedules, timesteps
+from dpm_jax import (
+    binomial,
+    bound,
+    cold,
+    degradations,
+    gaussian,
+    level,
+    objectives,
+    optimizers,
+    predictions,
+    schedules,
+    timesteps,
+)
 from dpm_jax import config as config_lib
 from dpm_jax.bound import Edge
 from dpm_jax.data import arrays, folder, image_set, sources, tfds
@@ -23,15 +36,21 @@ from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
 from dpm_jax.models import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
+from dpm_jax.optimizers import LearningRate
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Model
+from dpm_jax.types import Distribution, Kernel, Model
 
-__all__ = ["Experiment", "Params", "build", "check_size", "grid_factor", "open_source"]
+__all__ = ["Experiment", "Memory", "Params", "build", "check_size", "grid_factor", "open_source"]
 
 Params = dict[str, Any]
+# A pytree of arrays.
+Memory = Any
 
 # The algebra of full covariances is unrolled over dimensions: compilation takes seconds at 4, minutes at 10.
 _MAX_FULL_DIM = 6
+
+# How much faster the scales of a cold chain's start are learned than the weights.
+_START_RATE = 5.0
 
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
@@ -43,12 +62,16 @@ class Experiment(NamedTuple):
     Attributes:
       config: what it was built from.
       shape: of one example.
-      kernel: the module `gaussian` or `binomial`.
+      kernel: the module `gaussian` or `binomial`; a cold chain is sampled with the former's verbs.
       init: key -> parameters.
       network: (parameters, x_t, t) -> outputs, the bare network.
-      model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1.
-      loss: (parameters, key, x_0) -> -K in nats, an estimate from one t an example; its terms weighted
-        where the config says so.
+      model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1. Of a cold
+        chain the schedule does no more than count the steps.
+      start: parameters -> the law of x_T that chains begin at; None for the kernel's prior.
+      memory: what the loss remembers from step to step, before the first; empty where it needs none.
+      loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
+        `loss_is_bound` it is -K in nats, an estimate from one t an example; its terms weighted where
+        the config says so.
       optimizer: Optax transformation.
       learning_rate: step -> learning rate, for logs.
     """
@@ -59,14 +82,26 @@ class Experiment(NamedTuple):
     init: Callable[[Array], Params]
     network: Callable[[Params, Array, Array], Array]
     model: Callable[[Params], Model]
-    loss: Callable[[Params, Array, Array], Array]
+    start: Callable[[Params], Distribution] | None
+    memory: Memory
+    loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
     optimizer: optax.GradientTransformation
-    learning_rate: Callable[[Array], Array]
+    learning_rate: LearningRate
 
     @property
     def edge(self) -> Edge:
         """How p(x_0 | x_1) is treated."""
         return self.config.edge  # type: ignore[no-any-return]
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the chain has no noise, and so no likelihood."""
+        return self.config.kernel == "cold"  # type: ignore[no-any-return]
+
+    @property
+    def loss_is_bound(self) -> bool:
+        """Whether the loss is in nats, and comes to -K."""
+        return self.config.train.objective == "bound"  # type: ignore[no-any-return]
 
 
 def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
@@ -80,6 +115,8 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
       UserError: if the config is not valid.
     """
     config_lib.check(config)
+    if config.kernel == "cold":
+        return _build_cold(config, shape)
     kernel: Any = {"gaussian": gaussian, "binomial": binomial}[config.kernel]
     base = _schedule(config)
     module, to_distribution = _network(config, kernel, base, shape)
@@ -91,11 +128,7 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
             params["schedule"] = jnp.zeros(config.schedule.num_bumps)
         return params
 
-    def network(params: Params, x_t: Array, t: Array) -> Array:
-        # float32 means float32: accelerators would multiply in fewer bits.
-        with jax.default_matmul_precision("highest"):
-            outputs: Any = module.apply({"params": params["network"]}, x_t, t)
-        return outputs  # type: ignore[no-any-return]
+    network = _applied(module)
 
     def model(params: Params) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
@@ -105,20 +138,92 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
-    time_sampler = getattr(timesteps, config.train.time_sampler)
-    if config.train.emphasis > 0:
-        time_sampler = timesteps.emphasis(base.sigma2**config.train.emphasis)
+    optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
+    memory, loss = _loss(config, kernel, base, model)
+    return Experiment(config, shape, kernel, init, network, model, None, memory, loss, optimizer, learning_rate)
 
-    def loss(params: Params, key: Array, x_0: Array) -> Array:
+
+def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
+    """Of a degradation, in place of noise."""
+    name, num_timesteps = config.cold.degradation, config.num_timesteps
+    settings = config.cold[name].to_dict() if name in config.cold else {}
+    try:
+        degrade = getattr(degradations, name)(num_timesteps, **settings)
+    except ValueError as error:
+        raise UserError(f"config.cold.{name}: {error}") from None
+    _check_shape(config, shape)
+    module = _module(config, shape[-1], lambda t: t / num_timesteps)
+
+    def init(key: Array) -> Params:
+        x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
+        return {"network": module.init(key, x, t)["params"], "start": level.standard(shape[-1])._asdict()}
+
+    network = _applied(module)
+
+    def restorer(params: Params) -> cold.Restore:
+        return lambda x_t, t: x_t + network(params, x_t, t)
+
+    def start(params: Params) -> level.Level:
+        law = level.Level(**params["start"])
+        # Logarithms of scales have a long way to go, at the rate of the network's weights too long a one.
+        return law._replace(log_scale=_START_RATE * law.log_scale, log_noise=_START_RATE * law.log_noise)
+
+    # A random degradation is the same at every step of a chain.
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    def model(params: Params) -> Model:
+        return Model(_schedule(config), cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
+
+    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
+        restored = cold.restoration_loss(key, degrade, restorer(params), x_0, num_timesteps, norm=config.cold.norm)
+        x_last = cold.keyed(degrade)(key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
+        return restored + cold.start_loss(start(params), x_last), memory
+
+    optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
+    return Experiment(config, shape, gaussian, init, network, model, start, (), loss, optimizer, learning_rate)
+
+
+def _applied(module: nn.Module) -> Callable[[Params, Array, Array], Array]:
+    def network(params: Params, x_t: Array, t: Array) -> Array:
+        # float32 means float32: accelerators would multiply in fewer bits.
+        with jax.default_matmul_precision("highest"):
+            outputs: Any = module.apply({"params": params["network"]}, x_t, t)
+        return outputs  # type: ignore[no-any-return]
+
+    return network
+
+
+def _loss(
+    config: ConfigDict, kernel: Any, base: Schedule, model: Callable[[Params], Model]
+) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
+    """The memory that training begins with, and the loss."""
+    settings, edge = config.train, config.edge
+    if settings.time_sampler == "importance":
+
+        def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
+            sampler = timesteps.importance(timesteps.probabilities(table))
+            found = bound.estimate(key, kernel, *model(params), x_0, edge=edge, time_sampler=sampler)
+            return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
+
+        return timesteps.table(config.num_timesteps), remembering
+
+    sampler = getattr(timesteps, settings.time_sampler)
+    if settings.emphasis > 0:
+        sampler = timesteps.emphasis(base.sigma2**settings.emphasis)
+
+    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
         schedule, reverse = model(params)
-        return -bound.estimate(key, kernel, schedule, reverse, x_0, edge=config.edge, time_sampler=time_sampler).mean
+        if settings.objective == "simple":
+            value = objectives.simple(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+        elif settings.objective == "hybrid":
+            value = objectives.hybrid(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+        elif settings.objective == "sample_mse":
+            value = objectives.sample_mse(key, kernel, schedule, reverse, x_0, time_sampler=sampler)
+        else:
+            value = -bound.estimate(key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
+        return value, memory
 
-    learning_rate = _learning_rate(config)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.optimizer.clip_norm),
-        optax.adam(learning_rate, config.optimizer.b1, config.optimizer.b2),
-    )
-    return Experiment(config, shape, kernel, init, network, model, loss, optimizer, learning_rate)
+    return (), loss
 
 
 def _schedule(config: ConfigDict) -> Schedule:
@@ -187,26 +292,37 @@ def _network(
     """The network, and the kernel's function that turns its outputs into a distribution."""
     _check_shape(config, shape)
     dim = shape[-1]
+    settings = config.reverse
+    to_distribution: Callable[..., Any]
     if config.kernel == "binomial":
         num_outputs = dim
-    elif config.reverse.covariance == "full":
+        to_distribution = {"x_0": binomial.denoised_reverse, "perturbation": binomial.perturbation_reverse}[
+            settings.prediction
+        ]
+    elif settings.covariance == "full":
         num_outputs = dim + dim * (dim + 1) // 2
+        to_distribution = partial(predictions.full_normal_reverse, prediction=settings.prediction)
     else:
-        num_outputs = 2 * dim
-    full = "full_" if config.reverse.covariance == "full" else ""
-    to_distribution = getattr(kernel, f"{config.reverse.parameterization}_{full}reverse")
+        num_outputs = predictions.num_outputs(dim, settings.variance)
+        to_distribution = partial(
+            predictions.normal_reverse, prediction=settings.prediction, variance=settings.variance
+        )
 
+    return _module(config, num_outputs, _clock(base)), to_distribution
+
+
+def _module(config: ConfigDict, num_outputs: int, clock: Callable[[Array], Array]) -> nn.Module:
     name = config.network.name
     settings = config.network[name].to_dict()
     classes = {"time_mlp": TimeMLP, "sigmoid_mlp": SigmoidMLP, "rbf": RBF, "multiscale": MultiscaleNet, "unet": UNet}
     if name in ("sigmoid_mlp", "rbf"):
         settings["num_timesteps"] = config.num_timesteps
     else:
-        settings["clock"] = _clock(base)
+        settings["clock"] = clock
     if name in _IMAGE_NETWORKS:
         settings["dtype"] = jnp.dtype(config.network.dtype)
     module: nn.Module = classes[name](num_outputs=num_outputs, **settings)
-    return module, to_distribution
+    return module
 
 
 def _check_shape(config: ConfigDict, shape: tuple[int, ...]) -> None:
@@ -277,15 +393,3 @@ def _clock(schedule: Schedule) -> Callable[[Array], Array]:
     span = max(log_nsr[-1] - log_nsr[0], 1e-9)
     position = jnp.asarray(np.concatenate([[0.0], (log_nsr - log_nsr[0]) / span]), jnp.float32)
     return lambda t: position[t]
-
-
-def _learning_rate(config: ConfigDict) -> Callable[[Array], Array]:
-    settings = config.optimizer
-    warmup = min(settings.warmup_steps, config.train.steps // 2)
-    return optax.warmup_cosine_decay_schedule(  # type: ignore[no-any-return]
-        init_value=settings.learning_rate if warmup == 0 else 0.0,
-        peak_value=settings.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(config.train.steps, warmup + 1),
-        end_value=settings.learning_rate * settings.final_fraction,
-    )

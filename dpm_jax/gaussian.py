@@ -3,7 +3,7 @@
     q(x_t | x_{t-1})      = N(sqrt(1 - beta_t) x_{t-1},  beta_t I)                 forward
     q(x_t | x_0)          = N(sqrt(alpha_bar_t) x_0,  (1 - alpha_bar_t) I)         marginal, q_sample
     q(x_{t-1} | x_t, x_0) = N(b_t x_0 + a_t x_t,  v_t I)                           q_posterior
-    p(x_{t-1} | x_t)      = N(f_mu(x_t, t),  f_Sigma(x_t, t))                      *_reverse
+    p(x_{t-1} | x_t)      = N(f_mu(x_t, t),  f_Sigma(x_t, t))                      mixed; `predictions`
     pi(x)                 = N(0, I)                                                prior
 
 With r = nu_{t-1} / nu_t, the fall of the noise-to-signal ratio over the step, and
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -47,18 +46,17 @@ from dpm_jax.normal import (
     sample,
     slope,
     tilted,
+    variance,
 )
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at
-from dpm_jax.small_matrices import cholesky, gram, matrix
+from dpm_jax.small_matrices import cholesky, gram
 
 __all__ = [
     "FullNormal",
     "Normal",
     "as_full",
     "bin_log_prob",
-    "denoised_full_reverse",
-    "denoised_reverse",
     "diffused",
     "entropy",
     "forward",
@@ -73,7 +71,6 @@ __all__ = [
     "mixed_full",
     "noise",
     "null_log_prob",
-    "perturbation_reverse",
     "place",
     "point",
     "prior",
@@ -86,6 +83,7 @@ __all__ = [
     "start",
     "step",
     "tilted",
+    "variance",
 ]
 
 
@@ -159,37 +157,7 @@ def prior(x: Array) -> Normal:
     return Normal(jnp.zeros_like(x), jnp.ones_like(x))
 
 
-# --- The reverse trajectory, section 2.2: network outputs -> p(x_{t-1} | x_t) ---
-
-
-def perturbation_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> Normal:
-    """The paper's parameterisation: mean and variance as perturbations of a forward step.
-
-        mean     = sqrt(1 - beta_t) x_t + sqrt(beta_t) z_mu
-        variance = sigmoid(z_Sigma + logit(beta_t))
-
-    (appendix D.2.1, in the form of the authors' released code). Zero outputs are exact
-    for standard normal data.
-
-    Args:
-      schedule: of T steps; beta_t < 1.
-      x_t: [B, ..., c].
-      t: [B] in 1..T.
-      outputs: [B, ..., 2 c], z_mu then z_Sigma.
-    """
-    z_mu, z_sigma = jnp.split(outputs, 2, axis=-1)
-    beta = at(schedule.beta, t, x_t)
-    mean = jnp.sqrt(1 - beta) * x_t + jnp.sqrt(beta) * z_mu
-    return Normal(mean, jax.nn.sigmoid(z_sigma + jnp.log(beta) - jnp.log1p(-beta)))
-
-
-def _denoise(schedule: Schedule, x_t: Array, t: Array, perturbation: Array) -> Array:
-    """(x_t - sqrt(sigma2_t) eps_hat) / sqrt(alpha_bar_t), eps_hat = sqrt(sigma2_t) x_t + perturbation.
-
-    Simplified, so that nothing cancels where little signal is left.
-    """
-    alpha_bar = at(schedule.alpha_bar, t, x_t)
-    return jnp.sqrt(alpha_bar) * x_t - jnp.sqrt(at(schedule.sigma2, t, x_t) / alpha_bar) * perturbation
+# --- The reverse trajectory, section 2.2; what networks say of it is in `predictions` ---
 
 
 def mixed(schedule: Schedule, x_0: Array, variance: Array, x_t: Array, t: Array) -> Normal:
@@ -221,51 +189,6 @@ def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t:
     a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
     total = (b**2)[..., None] * covariance + posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
     return FullNormal(b * x_0 + a * x_t, cholesky(total))
-
-
-def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> Normal:
-    """`mixed`, with a law of x_0 given x_t that the network predicts, through the noise.
-
-        eps_hat = sqrt(sigma2_t) x_t + f,   E[x_0] = (x_t - sqrt(sigma2_t) eps_hat) / sqrt(alpha_bar_t)
-        Var[x_0] = sigma2_t exp(c)
-
-    Zero outputs are exact for standard normal data; the variance of x_{t-1} is never below
-    v_t, as that of the optimal reverse step never is.
-
-    Args:
-      schedule: of T steps; nu_T finite.
-      x_t: [B, ..., k].
-      t: [B] in 1..T.
-      outputs: [B, ..., 2 k], f then c.
-    """
-    f, log_variance = jnp.split(outputs, 2, axis=-1)
-    variance = at(schedule.sigma2, t, x_t) * jnp.exp(log_variance)
-    return mixed(schedule, _denoise(schedule, x_t, t, f), variance, x_t, t)
-
-
-def denoised_full_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -> FullNormal:
-    """`denoised_reverse` with a full covariance of x_0 given x_t, for low-dimensional data.
-
-    The covariance is sigma2_t L L^T with L lower triangular; on a curve, such as the
-    swiss roll, the noise along it and across it differ, and a diagonal cannot say so.
-
-    Args:
-      schedule: of T steps; nu_T finite.
-      x_t: [B, d].
-      t: [B] in 1..T.
-      outputs: [B, d + d (d + 1) / 2]: f; then c, with L_ii = exp(c_i / 2); then L's
-        entries below the diagonal, row by row.
-    """
-    dim = x_t.shape[-1]
-    f, log_variance, below = jnp.split(outputs, [dim, 2 * dim], axis=-1)
-    scale = jnp.exp(0.5 * log_variance)
-    # Entry by entry: scatters and batched products of tiny matrices cost more than the network.
-    entries = iter(jnp.moveaxis(below, -1, 0))
-    low = [[scale[..., i] if i == j else next(entries) for j in range(i + 1)] for i in range(dim)]
-    zero = jnp.zeros_like(scale[..., 0])
-    rows = [[sum((a * b for a, b in zip(low[i], low[j], strict=False)), zero) for j in range(dim)] for i in range(dim)]
-    covariance = at(schedule.sigma2, t, x_t)[..., None] * matrix(rows)
-    return mixed_full(schedule, _denoise(schedule, x_t, t, f), covariance, x_t, t)
 
 
 def forward_edge(

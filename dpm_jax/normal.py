@@ -37,6 +37,7 @@ __all__ = [
     "sample",
     "slope",
     "tilted",
+    "variance",
 ]
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -166,6 +167,13 @@ def kl(q: Normal, p: Normal | FullNormal) -> Array:
 def mean(p: Normal | FullNormal) -> Array:
     """E[x], [B, ...]."""
     return p.mean
+
+
+def variance(p: Normal | FullNormal) -> Array:
+    """Of each coordinate, [B, ...]."""
+    if isinstance(p, FullNormal):
+        return (p.scale_tril**2).sum(-1)
+    return jnp.broadcast_to(p.variance, p.mean.shape)
 
 
 def point(x: Array) -> Normal:

@@ -42,6 +42,7 @@ __all__ = [
     "geometric",
     "learned",
     "linear",
+    "sigmoid",
 ]
 
 
@@ -258,6 +259,27 @@ def cosine(num_timesteps: int, *, offset: float = 0.008, beta_max: float = 0.999
     a, b = angle[:-1], angle[1:]
     beta = np.sin(b - a) * np.sin(b + a) / np.cos(a) ** 2
     return from_beta(np.minimum(beta, beta_max))
+
+
+def sigmoid(num_timesteps: int, *, start: float = -3.0, end: float = 3.0, alpha_bar_final: float = 1e-4) -> Schedule:
+    """alpha_bar_t a falling sigmoid of t, cut out of it between two points (Jabri et al. 2022, appendix A).
+
+    Args:
+      num_timesteps: T.
+      start: where on the sigmoid t = 0 is; further below zero, less noise in the first steps.
+      end: where t = T is; nearer to zero, more noise in the last steps.
+      alpha_bar_final: alpha_bar_T, in (0, 1): Gaussian diffusion needs nu_T finite.
+
+    Raises:
+      ValueError: if T < 1, end <= start, or alpha_bar_final lies outside (0, 1).
+    """
+    _check_timesteps(num_timesteps)
+    _check_rate("alpha_bar_final", alpha_bar_final)
+    if not end > start:
+        raise ValueError(f"schedule: end must exceed start = {start:g}, got {end:g}")
+    rise = 1 / (1 + np.exp(-np.linspace(start, end, num_timesteps + 1)))
+    sigma2 = (1 - alpha_bar_final) * (rise[1:] - rise[0]) / (rise[-1] - rise[0])
+    return from_alpha_bar(1 - sigma2, sigma2)
 
 
 def bump_basis(position: Array, num_bumps: int) -> Array:

@@ -21,11 +21,15 @@ from jax import Array
 __all__ = [
     "TimeDraw",
     "TimeSampler",
+    "TimeTable",
     "antithetic",
     "emphasis",
     "importance",
     "low_discrepancy",
+    "probabilities",
+    "record",
     "stderr_of_mean",
+    "table",
     "uniform",
 ]
 
@@ -88,6 +92,51 @@ def importance(probabilities: Array) -> TimeSampler:
         return TimeDraw((2 + index).astype(jnp.int32), 1 / p[index])
 
     return draw
+
+
+class TimeTable(NamedTuple):
+    """A running table of the terms, for `importance`.
+
+    Attributes:
+      square: [T + 1] decayed mean of the squared term at each t.
+      visits: [T + 1] how often each t was seen.
+    """
+
+    square: Array
+    visits: Array
+
+
+# What is kept of the mean squares at a visit; and visits of every t before the table is believed, as Nichol &
+# Dhariwal (2021, section 3.3) have it.
+_DECAY, _VISITS = 0.9, 10
+# Of all draws, those that are uniform whatever the table says: a term that has grown since is found out.
+_UNIFORM = 0.1
+
+
+def table(num_timesteps: int) -> TimeTable:
+    """A table of which nothing is known yet."""
+    return TimeTable(jnp.zeros(num_timesteps + 1), jnp.zeros(num_timesteps + 1))
+
+
+def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
+    """The table with terms `values` [B] seen at t [B] int32. What is not finite is left out."""
+    seen = jnp.isfinite(values)
+    new = jnp.zeros_like(table.visits).at[t].add(seen)
+    total = jnp.zeros_like(table.square).at[t].add(jnp.where(seen, values, 0.0) ** 2)
+    # Visits of a t in one batch are averaged; the first mean is taken as it is.
+    keep = jnp.where(table.visits == 0, 0.0, _DECAY**new)
+    mean = total / jnp.maximum(new, 1)
+    square = jnp.where(new > 0, keep * table.square + (1 - keep) * mean, table.square)
+    return TimeTable(square, table.visits + new)
+
+
+def probabilities(table: TimeTable) -> Array:
+    """What `importance` takes, [T + 1]: in proportion to the root mean square; uniform until every t is known."""
+    rms = jnp.sqrt(table.square[2:])
+    num = max(rms.shape[0], 1)
+    known = (table.visits[2:] >= _VISITS).all() & (rms.sum() > 0)
+    shares = (1 - _UNIFORM) * rms / jnp.where(known, rms.sum(), 1.0) + _UNIFORM / num
+    return jnp.concatenate([jnp.zeros(2), jnp.where(known, shares, 1 / num)])
 
 
 def emphasis(weights: Array) -> TimeSampler:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, bound, gaussian, optimal, schedules, timesteps, units
+from dpm_jax import binomial, bound, gaussian, optimal, predictions, schedules, timesteps, units
 
 KEY = jax.random.key(0)
 MEAN = jnp.array([0.3, -0.2])
@@ -119,7 +119,7 @@ def test_bits_have_the_papers_edge_exactly():
 def test_estimates_are_unbiased_with_honest_errors(sampler, edge):
     schedule = schedules.geometric(20, beta_1=1e-2)
     reverse = gaussian.forward_edge(
-        schedule, lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.concatenate([0.2 * jnp.sin(x), -x], -1))
+        schedule, lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.concatenate([0.2 * jnp.sin(x), -x], -1))
     )
     x_0 = normal_data(512)
     exact = jax.jit(jax.vmap(lambda k: bound.evaluate(k, gaussian, schedule, reverse, x_0, edge=edge).k.mean()))(
@@ -136,7 +136,7 @@ def test_estimates_are_unbiased_with_honest_errors(sampler, edge):
 
 def test_low_discrepancy_beats_uniform():
     schedule = schedules.geometric(50, beta_1=1e-4)
-    reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
+    reverse = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
     x_0 = 0.1 * jax.random.normal(KEY, (256, 2))
 
     def spread(sampler):
@@ -164,7 +164,7 @@ def test_frozen_noise_gradient_through_the_schedule():
 
     def k(c):
         schedule = schedules.learned(base, c)
-        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, 0.3 * jnp.ones((len(x), 4)))  # noqa: E731
+        reverse = lambda x, t: predictions.normal_reverse(schedule, x, t, 0.3 * jnp.ones((len(x), 4)))  # noqa: E731
         return bound.evaluate(KEY, gaussian, schedule, reverse, x_0).k.mean()
 
     c = jnp.array([0.3, -0.2, 0.1])
@@ -177,13 +177,14 @@ def test_frozen_noise_gradient_through_the_schedule():
 
 def test_gradients_of_both_kernels_are_finite_at_the_edges_of_time():
     for T in (1, 2, 1000):
-        for kernel, schedule, x_0, width in (
-            (gaussian, schedules.geometric(T, beta_1=1e-5), normal_data(8), 4),
-            (binomial, schedules.erase(T), jnp.ones((8, 3)), 3),
+        for kernel, schedule, x_0, step in (
+            (gaussian, schedules.geometric(T, beta_1=1e-5), normal_data(8), predictions.normal_reverse),
+            (binomial, schedules.erase(T), jnp.ones((8, 3)), binomial.denoised_reverse),
         ):
+            width = 4 if kernel is gaussian else 3
 
-            def loss(w, kernel=kernel, schedule=schedule, x_0=x_0, width=width):
-                reverse = lambda x, t: kernel.denoised_reverse(schedule, x, t, w * jnp.ones((8, width)))  # noqa: E731
+            def loss(w, kernel=kernel, schedule=schedule, x_0=x_0, step=step, width=width):
+                reverse = lambda x, t: step(schedule, x, t, w * jnp.ones((8, width)))  # noqa: E731
                 return bound.estimate(KEY, kernel, schedule, reverse, x_0).mean
 
             value, gradient = jax.jit(jax.value_and_grad(loss))(0.1)
@@ -197,7 +198,7 @@ def test_evaluate_traces_once():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def run(key, x):
-        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
+        reverse = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
         return bound.evaluate(key, gaussian, schedule, reverse, x).k
 
     for seed in range(3):
@@ -208,7 +209,7 @@ def test_evaluate_traces_once():
 def test_memory_of_the_exact_sum_does_not_grow_with_the_number_of_steps():
     def temporaries(T):
         schedule = schedules.geometric(T)
-        reverse = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
+        reverse = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 64)))  # noqa: E731
         run = jax.jit(lambda key, x: bound.evaluate(key, gaussian, schedule, reverse, x).k)
         return run.lower(KEY, jnp.zeros((64, 32))).compile().memory_analysis().temp_size_in_bytes
 

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import gaussian, schedules
+from dpm_jax import gaussian, predictions, schedules
 
 KEY = jax.random.key(0)
 
@@ -89,25 +89,13 @@ def test_posterior_where_the_last_step_erases_everything():
     np.testing.assert_allclose(q.variance, p.variance, rtol=1e-6)
 
 
-@pytest.mark.parametrize("reverse", [gaussian.perturbation_reverse, gaussian.denoised_reverse])
-@pytest.mark.parametrize("t", [1, 2, 500, 1000])
-def test_zero_outputs_are_the_reverse_of_standard_normal_data(reverse, t):
-    """For N(0, 1) data the chain is stationary and reversible: the reverse step is the forward one."""
-    schedule = schedules.geometric(1000, beta_1=1e-3)
-    x_t = jnp.array([[1.3, -0.2]])
-    p = reverse(schedule, x_t, jnp.array([t]), jnp.zeros((1, 4)))
-    expected = gaussian.forward(schedule, x_t, jnp.array([t]))
-    np.testing.assert_allclose(p.mean, expected.mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(p.variance, expected.variance, rtol=1e-4)
-
-
 def test_full_reverse_with_a_diagonal_factor_is_the_diagonal_one():
     schedule = schedules.geometric(30)
     x_t = jax.random.normal(KEY, (7, 3))
     t = jnp.array([1, 2, 5, 10, 20, 29, 30])
     outputs = 0.5 * jax.random.normal(jax.random.key(1), (7, 6))
-    diagonal = gaussian.denoised_reverse(schedule, x_t, t, outputs)
-    full = gaussian.denoised_full_reverse(schedule, x_t, t, jnp.concatenate([outputs, jnp.zeros((7, 3))], 1))
+    diagonal = predictions.normal_reverse(schedule, x_t, t, outputs)
+    full = predictions.full_normal_reverse(schedule, x_t, t, jnp.concatenate([outputs, jnp.zeros((7, 3))], 1))
     np.testing.assert_allclose(full.mean, diagonal.mean, rtol=1e-6)
     covariance = full.scale_tril @ full.scale_tril.mT
     np.testing.assert_allclose(covariance, diagonal.variance[..., None] * jnp.eye(3), rtol=1e-5, atol=1e-12)
@@ -117,7 +105,7 @@ def test_full_reverse_adds_the_spread_of_x_0():
     schedule = schedules.geometric(30)
     x_t, t = jax.random.normal(KEY, (1, 2)), jnp.array([12])
     outputs = jnp.array([[0.0, 0.0, 0.3, -0.4, 0.9]])
-    p = gaussian.denoised_full_reverse(schedule, x_t, t, outputs)
+    p = predictions.full_normal_reverse(schedule, x_t, t, outputs)
     factor = np.array([[np.exp(0.15), 0], [0.9, np.exp(-0.2)]])
     posterior = gaussian.q_posterior(schedule, x_t, x_t, t)
     r = np.exp(-float(schedule.log_nsr_step[12]))
@@ -214,7 +202,7 @@ def test_kl_in_float32_against_float64_at_a_thousand_steps():
         x_t = gaussian.q_sample(jax.random.fold_in(KEY, t), schedule, jnp.asarray(x_0), times)
         outputs = jnp.asarray(0.3 * rng.standard_normal((4000, 2)), jnp.float32)
         q = gaussian.q_posterior(schedule, jnp.asarray(x_0), x_t, times)
-        p = gaussian.denoised_reverse(schedule, x_t, times, outputs)
+        p = predictions.normal_reverse(schedule, x_t, times, outputs)
         ours += float(gaussian.kl(q, p).mean())
         nu, step = np.exp(levels[t]), float(schedule.log_nsr_step[t])
         nu_prev = nu * np.exp(-step)
@@ -236,7 +224,7 @@ def test_gradients_agree_with_finite_differences_under_jit_and_vmap():
 
     def loss(outputs):
         q = gaussian.q_posterior(schedule, x_0, x_t, t)
-        return gaussian.kl(q, gaussian.denoised_full_reverse(schedule, x_t, t, outputs[None]))[0]
+        return gaussian.kl(q, predictions.full_normal_reverse(schedule, x_t, t, outputs[None]))[0]
 
     points = 0.3 * jax.random.normal(KEY, (3, 5))
     gradients = jax.jit(jax.vmap(jax.grad(loss)))(points)
@@ -247,10 +235,10 @@ def test_gradients_agree_with_finite_differences_under_jit_and_vmap():
 
 
 @pytest.mark.parametrize("T", [1, 2, 1000])
-@pytest.mark.parametrize("which", ["perturbation_reverse", "denoised_reverse", "denoised_full_reverse"])
+@pytest.mark.parametrize("which", ["normal_reverse", "full_normal_reverse"])
 def test_gradients_are_finite_at_the_edges_of_time(which, T):
     schedule = schedules.geometric(T)
-    reverse = getattr(gaussian, which)
+    reverse = getattr(predictions, which)
     num_outputs = 5 if "full" in which else 4
     x = jnp.array([[0.5, -0.4], [0.1, 2.0]])
 
@@ -264,12 +252,12 @@ def test_gradients_are_finite_at_the_edges_of_time(which, T):
 def test_forward_edge_replaces_the_last_step_alone():
     schedule = schedules.geometric(10)
     reverse = gaussian.forward_edge(
-        schedule, lambda x, t: gaussian.denoised_full_reverse(schedule, x, t, jnp.ones((len(x), 5)))
+        schedule, lambda x, t: predictions.full_normal_reverse(schedule, x, t, jnp.ones((len(x), 5)))
     )
     x, t = jnp.ones((2, 2)), jnp.array([1, 2])
     p = reverse(x, t)
     edge = gaussian.forward(schedule, x, jnp.array([1, 1]))
-    other = gaussian.denoised_full_reverse(schedule, x, t, jnp.ones((2, 5)))
+    other = predictions.full_normal_reverse(schedule, x, t, jnp.ones((2, 5)))
     np.testing.assert_allclose(p.mean[0], edge.mean[0])
     np.testing.assert_allclose(p.scale_tril[0] @ p.scale_tril[0].T, edge.variance[0] * jnp.eye(2), rtol=1e-6)
     np.testing.assert_array_equal(p.scale_tril[1], other.scale_tril[1])
@@ -289,7 +277,7 @@ def test_images_work_as_vectors_do():
     q, r = (gaussian.marginal(schedule, x, t) for x in (image, flat))
     assert q.mean.shape == q.variance.shape == image.shape
     np.testing.assert_allclose(gaussian.entropy(q), gaussian.entropy(r), rtol=1e-6)
-    p = gaussian.perturbation_reverse(schedule, image, t, jnp.zeros((3, 4, 4, 4)))
+    p = predictions.normal_reverse(schedule, image, t, jnp.zeros((3, 4, 4, 4)))
     assert gaussian.kl(q, p).shape == (3,)
 
 

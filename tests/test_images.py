@@ -297,7 +297,13 @@ def test_images_are_not_bits(tmp_path):
     np.save(tmp_path / "x.npy", pixels(5, 4, 4) % 2)
     config = config_lib.default()
     config.update_from_flattened_dict(
-        {"data.name": "file", "data.file.path": str(tmp_path / "x.npy"), "kernel": "binomial", "schedule.name": "erase"}
+        {
+            "data.name": "file",
+            "data.file.path": str(tmp_path / "x.npy"),
+            "kernel": "binomial",
+            "reverse.prediction": "x_0",
+            "schedule.name": "erase",
+        }
     )
     with pytest.raises(UserError, match="holds images"):
         experiment.open_source(config)

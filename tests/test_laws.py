@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_expit
 
-from dpm_jax import binomial, gaussian, schedules
+from dpm_jax import binomial, gaussian, predictions, schedules
 from dpm_jax.binomial import Bernoulli
 from dpm_jax.gaussian import FullNormal, Normal
 from tests.chains import STRINGS
@@ -438,8 +438,8 @@ def test_start_gives_back_what_the_network_says_of_x_0(T):
 
     @jax.jit
     def starts(x_t, t, outputs):
-        p = gaussian.denoised_reverse(schedule, x_t, t, outputs[:, :4])
-        full = gaussian.denoised_full_reverse(schedule, x_t, t, outputs)
+        p = predictions.normal_reverse(schedule, x_t, t, outputs[:, :4])
+        full = predictions.full_normal_reverse(schedule, x_t, t, outputs)
         return gaussian.start(schedule, p, x_t, t), gaussian.start(schedule, full, x_t, t)
 
     diagonal, full = starts(x_t, t, outputs)

@@ -49,7 +49,9 @@ def points():
 
 @pytest.fixture(scope="module")
 def strings():
-    return build((6,), **{"data.name": "heartbeat", "kernel": "binomial", "schedule.name": "erase"})
+    return build(
+        (6,), **{"data.name": "heartbeat", "kernel": "binomial", "reverse.prediction": "x_0", "schedule.name": "erase"}
+    )
 
 
 def pixels(*shape):

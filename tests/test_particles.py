@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from dpm_jax import binomial, gaussian, optimal, particles, posterior, schedules
+from dpm_jax import binomial, gaussian, optimal, particles, posterior, predictions, schedules
 from dpm_jax.binomial import Bernoulli
 from dpm_jax.gaussian import Normal
 from tests.chains import STRINGS, bits_law, conditioned, normal_chain, normal_law, string_law
@@ -157,7 +157,7 @@ def test_a_half_plane():
 
 def test_a_single_step():
     schedule = schedules.geometric(1, beta_1=0.3)
-    model = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.full((len(x), 2), 0.3))  # noqa: E731
+    model = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.full((len(x), 2), 0.3))  # noqa: E731
     r = Normal(jnp.array([[0.8]]), jnp.array([[0.4]]))
     result = run(model, r, "denoised", schedule=schedule, num_timesteps=1, shape=(1,))
     check_form(result, (1,), num_timesteps=1)
@@ -250,7 +250,7 @@ def test_draws_are_in_proportion_and_in_random_order():
 
 def test_one_trace_serves_all_keys_and_evidence_and_a_map_over_them():
     schedule = schedules.geometric(4)
-    model = lambda x, t: gaussian.denoised_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
+    model = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
     traces = []
 
     def sample(key, y):

@@ -15,6 +15,7 @@ MAKERS = {
     "erase_gaussian": lambda T: schedules.erase(T, beta_1=1e-5, alpha_bar_final=1e-3),
     "linear": schedules.linear,
     "cosine": schedules.cosine,
+    "sigmoid": schedules.sigmoid,
 }
 
 
@@ -34,6 +35,10 @@ def reference_betas(name: str, T: int) -> np.ndarray:
         return np.concatenate([[first], (alpha_bar[:-1] - alpha_bar[1:]) / alpha_bar[:-1]])
     if name == "linear":
         return np.linspace(np.longdouble(0.1) / T, np.longdouble(20) / T, T)
+    if name == "sigmoid":
+        rise = 1 / (1 + np.exp(3 - 6 * np.arange(T + 1, dtype=np.longdouble) / T))
+        alpha_bar = 1 - (1 - np.longdouble(1e-4)) * (rise - rise[0]) / (rise[-1] - rise[0])
+        return 1 - alpha_bar[1:] / alpha_bar[:-1]
     angle = (np.arange(T + 1, dtype=np.longdouble) / T + 0.008) / 1.008 * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
@@ -112,6 +117,8 @@ def test_from_beta_returns_its_own_rates(betas):
         (lambda: schedules.linear(10, beta_final=1.0), "beta_final must lie in (0, 1), got 1"),
         (lambda: schedules.erase(10, beta_1=0.5, alpha_bar_final=0.6), "alpha_bar_final"),
         (lambda: schedules.cosine(10, offset=0.0), "offset"),
+        (lambda: schedules.sigmoid(10, start=2.0, end=1.0), "end must exceed start = 2"),
+        (lambda: schedules.sigmoid(10, alpha_bar_final=0.0), "alpha_bar_final"),
         (lambda: schedules.from_beta(np.array([0.1, 0.0, 0.2])), "beta_2 = 0"),
         (lambda: schedules.from_beta(np.array([0.1, np.nan, 0.2])), "beta_2 = nan"),
         (lambda: schedules.from_log_nsr(np.array([0.0, 1.0, 0.5])), "from t = 2 to 3"),

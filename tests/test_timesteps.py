@@ -80,3 +80,54 @@ def test_low_discrepancy_visits_each_t_equally():
     draw = timesteps.low_discrepancy(jax.random.key(3), 99 * 4, 100)
     counts = np.bincount(np.asarray(draw.t), minlength=101)
     assert set(counts[2:]) <= {3, 4, 5}
+
+
+def test_a_table_is_uniform_until_every_t_is_known_and_then_follows_the_terms():
+    T = 20
+    terms = jnp.concatenate([jnp.zeros(2), 0.5 + jnp.arange(T - 1.0)])
+    table = timesteps.table(T)
+    np.testing.assert_allclose(timesteps.probabilities(table)[2:], 1 / (T - 1), rtol=1e-6)
+
+    @jax.jit
+    def visit(table, key):
+        t, _ = timesteps.uniform(key, 64, T)
+        return timesteps.record(table, t, terms[t])
+
+    for i in range(2):
+        table = visit(table, jax.random.key(i))
+    np.testing.assert_allclose(timesteps.probabilities(table)[2:], 1 / (T - 1), rtol=1e-6)
+    for i in range(2, 20):
+        table = visit(table, jax.random.key(i))
+    assert float(table.visits[2:].min()) >= 10
+    np.testing.assert_allclose(jnp.sqrt(table.square), terms, rtol=1e-5)
+    p = np.asarray(timesteps.probabilities(table))
+    np.testing.assert_allclose(p[2:], 0.9 * terms[2:] / terms[2:].sum() + 0.1 / (T - 1), rtol=1e-5)
+    np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
+
+
+def test_a_table_forgets_and_survives_what_is_not_finite():
+    table = timesteps.table(4)
+    for value in (2.0, jnp.nan, jnp.inf, 2.0):
+        table = timesteps.record(table, jnp.array([3]), jnp.array([value]))
+    assert float(table.square[3]) == 4.0
+    assert float(table.visits[3]) == 2
+    for _ in range(80):
+        table = timesteps.record(table, jnp.array([3]), jnp.array([1.0]))
+    np.testing.assert_allclose(table.square[3], 1.0, rtol=1e-3)
+
+
+def test_importance_from_a_table_is_unbiased_and_of_less_variance():
+    T = 50
+    terms = jnp.concatenate([jnp.zeros(2), 100.0 / jnp.arange(2.0, T + 1)])
+    table = timesteps.TimeTable(terms**2, jnp.full(T + 1, 10.0))
+
+    def spread(sampler):
+        def estimate(key):
+            t, weight = sampler(key, 8, T)
+            return jnp.mean(weight * terms[t])
+
+        return jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), 4000))
+
+    plain, weighted = spread(timesteps.uniform), spread(timesteps.importance(timesteps.probabilities(table)))
+    assert abs(float(weighted.mean()) - float(terms.sum())) < 4 * float(weighted.std()) / np.sqrt(4000)
+    assert float(weighted.std()) < 0.25 * float(plain.std())

@@ -72,18 +72,20 @@ def train(
                     raise UserError(
                         f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate"
                     )
-                loss = float(bits(progress.loss)) / num_parts(experiment.shape)
+                loss, name, unit = float(progress.loss), "loss", ""
+                if experiment.loss_is_bound:
+                    loss, name, unit = bits(loss) / num_parts(experiment.shape), "loss_bits", " bits"
                 rate = taken / (time.perf_counter() - started)
                 metrics.scalars(
                     step,
                     {
-                        "loss_bits": loss,
+                        name: loss,
                         "grad_norm": float(progress.grad_norm),
                         "learning_rate": float(experiment.learning_rate(state.step)),
                         "steps_per_second": rate,
                     },
                 )
-                bar.set_postfix_str(f"loss {loss:.3f} bits, {rate:.0f} steps/s")
+                bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s")
                 bar.update(taken)
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
                     checkpoints.save(step, state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from dpm_jax.experiment import Experiment, Params
+from dpm_jax.experiment import Experiment, Memory, Params
 
 __all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "train_step"]
 
@@ -23,19 +23,21 @@ class TrainState(NamedTuple):
       params: of the network (and the schedule, where it is learned).
       opt_state: of the optimizer.
       average: decayed sum of past params, not yet corrected for its start at zero.
+      memory: of the loss, see `Experiment`.
     """
 
     step: Array
     params: Params
     opt_state: Any
     average: Params
+    memory: Memory
 
 
 class Progress(NamedTuple):
     """What one dispatch reports.
 
     Attributes:
-      loss: mean of -K over its steps, nats.
+      loss: mean over its steps; nats, where it comes to -K.
       grad_norm: mean global norm of the gradient, before clipping.
       failed_at: the step at which loss or gradient was not finite; -1 if none was.
     """
@@ -59,17 +61,19 @@ def init(experiment: Experiment) -> TrainState:
         params=params,
         opt_state=experiment.optimizer.init(params),
         average=jax.tree.map(jnp.zeros_like, params),
+        memory=experiment.memory,
     )
 
 
 def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[TrainState, Array, Array]:
-    """One optimizer step on a batch: (new state, loss in nats, gradient norm)."""
-    loss, grads = jax.value_and_grad(experiment.loss)(state.params, key, x_0)
+    """One optimizer step on a batch: (new state, loss, gradient norm)."""
+    loss_and_grad = jax.value_and_grad(experiment.loss, has_aux=True)
+    (loss, memory), grads = loss_and_grad(state.params, key, x_0, state.memory)
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = experiment.config.optimizer.ema_decay
     average = optax.tree.update_moment(params, state.average, decay, order=1)
-    return TrainState(state.step + 1, params, opt_state, average), loss, optax.tree.norm(grads)
+    return TrainState(state.step + 1, params, opt_state, average, memory), loss, optax.tree.norm(grads)
 
 
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:

@@ -1,0 +1,132 @@
+"""Any optimizer and learning-rate schedule of Optax, by name."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+from dpm_jax.errors import UserError
+
+__all__ = ["LearningRate", "build", "learning_rate"]
+
+# step -> learning rate
+LearningRate = Callable[[Array], Array]
+
+# What the schedules of Optax call the learning rate that they begin or peak with, and their length.
+_PEAKS = ("peak_value", "init_value", "value")
+_LENGTHS = ("decay_steps", "transition_steps")
+
+
+def _options(field: str, text: str) -> dict[str, Any]:
+    """'b1=0.9, nesterov=True' as a dict of literals."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
+            raise ValueError
+        return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError):
+        raise UserError(f"{field}: must be like 'momentum=0.9, nesterov=True', got {text!r}") from None
+
+
+def _parameters(function: Any) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _find(field: str, name: str, wanted: tuple[str, ...]) -> Callable[..., Any]:
+    """The function of Optax of this name that takes one of the parameters `wanted`."""
+
+    def fits(other: str) -> bool:
+        return not other.startswith("_") and bool(set(wanted) & set(_parameters(getattr(optax, other, None))))
+
+    if fits(name):
+        return getattr(optax, name)  # type: ignore[no-any-return]
+    close = difflib.get_close_matches(name, filter(fits, dir(optax)), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UserError(f"{field}: Optax has no such function that takes a {' or '.join(wanted)}: {name!r}{hint}")
+
+
+def _arguments(settings: ConfigDict, field: str, function: Callable[..., Any], ours: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the section of this name, if there is one, and the options over them."""
+    given = settings[settings.name].to_dict() if settings.name in settings else {}
+    given |= _options(f"{field}.options", settings.options)
+    known = [name for name in _parameters(function) if name not in ours]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{field}.options: optax.{settings.name} takes {', '.join(known)}, not {name!r}{hint}")
+    return given
+
+
+def learning_rate(settings: ConfigDict, num_steps: int, peak: Array | float | None = None) -> LearningRate:
+    """A linear warm-up, and then the named schedule.
+
+    Args:
+      settings: the config's section `optimizer`.
+      num_steps: of the run: a schedule that has a length ends there, if the options say nothing else.
+      peak: in place of `settings.learning_rate`; may be traced.
+
+    Raises:
+      UserError: if a name or an option is not Optax's.
+    """
+    decay, field = settings.decay, "config.optimizer.decay"
+    peak = settings.learning_rate if peak is None else peak
+    warmup = min(settings.warmup_steps, num_steps // 2)
+    function = _find(f"{field}.name", decay.name, _PEAKS)
+    parameters = _parameters(function)
+    name = next(name for name in _PEAKS if name in parameters)
+    given = _arguments(decay, field, function, (name,))
+    if name == "peak_value" and "init_value" in parameters:
+        given.setdefault("init_value", 0.0)
+    for length in set(_LENGTHS) & set(parameters):
+        given.setdefault(length, max(num_steps - warmup, 1))
+    try:
+        after = function(**{name: peak}, **given)
+        jax.eval_shape(after, jax.ShapeDtypeStruct((), jnp.int32))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field}.options: optax.{decay.name}: {error}") from None
+
+    def rate(step: Array) -> Array:
+        decayed = jnp.asarray(after(jnp.maximum(step - warmup, 0)))
+        return jnp.where(step < warmup, peak * step / warmup, decayed) if warmup else decayed
+
+    return rate
+
+
+def build(
+    settings: ConfigDict, num_steps: int, peak: Array | float | None = None
+) -> tuple[optax.GradientTransformation, LearningRate]:
+    """The optimizer, behind clipping by the global norm, and its learning rate.
+
+    Args:
+      settings: the config's section `optimizer`.
+      num_steps: as `learning_rate`.
+      peak: as `learning_rate`.
+
+    Raises:
+      UserError: if a name or an option is not Optax's, or the optimizer needs more than gradients.
+    """
+    rate, field = learning_rate(settings, num_steps, peak), "config.optimizer"
+    function = _find(f"{field}.name", settings.name, ("learning_rate",))
+    given = _arguments(settings, field, function, ("learning_rate",))
+    try:
+        optimizer = optax.chain(optax.clip_by_global_norm(settings.clip_norm), function(learning_rate=rate, **given))
+        params = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+        jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), params)
+    # Those that need values of the loss, or a rate that does not change, say so in their own ways.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{field}.name: optax.{settings.name} cannot be used with these options: {reason}") from None
+    return optimizer, rate

@@ -1,0 +1,107 @@
+"""Optax by name: the same updates as Optax called by hand, and schedules by hand in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpm_jax import config as config_lib
+from dpm_jax import optimizers
+
+
+def settings(**changes):
+    config = config_lib.default().optimizer
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def steps(optimizer, num=30):
+    """Parameters of a quadratic bowl after each step."""
+    w = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    state, seen = optimizer.init(w), []
+    for _ in range(num):
+        grads = jax.tree.map(lambda x: x**3 + 0.1 * x, w)
+        updates, state = optimizer.update(grads, state, w)
+        w = optax.apply_updates(w, updates)
+        seen.append(float(w["a"][0]))
+    return seen
+
+
+CONSTANT = {"decay__name": "constant_schedule", "warmup_steps": 0, "clip_norm": float("inf"), "learning_rate": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("changes", "by_hand"),
+    [
+        ({"name": "adam"}, optax.adam(0.05, 0.9, 0.99)),
+        ({"name": "adam", "options": "b1=0.5, nesterov=True"}, optax.adam(0.05, 0.5, 0.99, nesterov=True)),
+        ({"name": "adamw"}, optax.adamw(0.05, 0.9, 0.99, weight_decay=1e-4)),
+        ({"name": "sgd"}, optax.sgd(0.05)),
+        ({"name": "sgd", "sgd__momentum": 0.9, "sgd__nesterov": True}, optax.sgd(0.05, 0.9, True)),
+        ({"name": "rmsprop", "options": "decay=0.8"}, optax.rmsprop(0.05, decay=0.8)),
+        ({"name": "lion"}, optax.lion(0.05)),
+        (
+            {
+                "name": "sgd",
+                "decay__name": "exponential_decay",
+                "decay__options": "transition_steps=10, decay_rate=0.5",
+            },
+            optax.sgd(optax.exponential_decay(0.05, 10, 0.5)),
+        ),
+        (
+            {
+                "name": "sgd",
+                "decay__name": "piecewise_constant_schedule",
+                "decay__options": "boundaries_and_scales={5: 0.1}",
+            },
+            optax.sgd(optax.piecewise_constant_schedule(0.05, {5: 0.1})),
+        ),
+    ],
+)
+def test_any_optimizer_by_name(changes, by_hand):
+    optimizer, _ = optimizers.build(settings(**{**CONSTANT, **changes}), 100)
+    np.testing.assert_allclose(steps(optimizer), steps(by_hand), rtol=1e-5)
+
+
+def test_warm_up_and_cosine_by_hand():
+    rate = optimizers.learning_rate(settings(learning_rate=0.2, warmup_steps=10), 110)
+    t = np.arange(111)
+    cosine = 0.2 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * np.clip(t - 10, 0, 100) / 100)))
+    expected = np.where(t < 10, 0.2 * t / 10, cosine)
+    np.testing.assert_allclose([float(rate(jnp.asarray(s))) for s in t], expected, rtol=1e-5)
+
+
+def test_a_schedule_ends_with_training_if_not_told():
+    rate = optimizers.learning_rate(settings(decay__name="exponential_decay", learning_rate=1.0, warmup_steps=0), 50)
+    np.testing.assert_allclose([float(rate(jnp.asarray(s))) for s in (0, 25, 50)], [1, 0.1, 0.01], rtol=1e-5)
+    rate = optimizers.learning_rate(settings(decay__name="linear_schedule", decay__options="end_value=0.0"), 50)
+    assert float(rate(jnp.asarray(50))) == 0
+
+
+def test_warm_up_takes_half_of_a_short_run_at_most():
+    rate = optimizers.learning_rate(settings(learning_rate=1.0, warmup_steps=200), 10)
+    np.testing.assert_allclose([float(rate(jnp.asarray(s))) for s in (0, 4, 5)], [0, 0.8, 1.0], rtol=1e-5)
+
+
+def test_clipping_is_by_the_global_norm():
+    optimizer, _ = optimizers.build(settings(**{**CONSTANT, "name": "sgd", "clip_norm": 1.0}), 10)
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-0.05 * 0.6, -0.05 * 0.8], rtol=1e-5)
+
+
+def test_the_peak_may_be_traced():
+    """Runs that differ in the learning rate alone are lanes of one program."""
+
+    def last(peak):
+        optimizer, _ = optimizers.build(settings(name="sgd", warmup_steps=3), 20, peak)
+        w = jnp.array(1.0)
+        state = optimizer.init(w)
+        for _ in range(5):
+            updates, state = optimizer.update(w, state, w)
+            w = optax.apply_updates(w, updates)
+        return w
+
+    together = jax.jit(jax.vmap(last))(jnp.array([0.1, 0.3]))
+    np.testing.assert_allclose(together, [last(0.1), last(0.3)], rtol=1e-6)
