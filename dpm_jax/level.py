@@ -54,8 +54,9 @@ class Level(NamedTuple):
 
 def standard(num_channels: int) -> Level:
     """Where to begin fitting: every scale is 1, wider than standardised data need, so that gradients are small."""
-    zeros = jnp.zeros(num_channels)
-    return Level(zeros, zeros, zeros, jnp.zeros((num_channels, num_channels)))
+    # An array each: the same one thrice could not be donated to a train step.
+    mean, log_scale, log_noise = (jnp.zeros(num_channels) for _ in range(3))
+    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels)))
 
 
 def _deviation(log_scale: Array) -> Array:

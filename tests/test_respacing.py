@@ -1,0 +1,318 @@
+"""Short chains against exact chains of the subschedule; their table of costs against K; its optimum against all."""
+
+import itertools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpm_jax import binomial, bound, gaussian, optimal, respacing, sampling, schedules
+from dpm_jax.types import Model
+from tests import chains
+
+KEY = jax.random.key(0)
+MEAN = jnp.array([0.3, -0.2])
+COVARIANCE = jnp.array([[1.4, 0.5], [0.5, 0.6]])
+POINTS = jnp.asarray(chains.STRINGS[[3, 9, 17, 30]], jnp.float32)
+LOG_WEIGHTS = jnp.log(jnp.asarray([0.4, 0.3, 0.2, 0.1]))
+SPACINGS = (respacing.uniform, respacing.quadratic)
+
+
+def normal_model(schedule):
+    """Independent normals, right in the mean of standard data only."""
+
+    def reverse(x, t):
+        variance = (0.5 * schedule.sigma2[t] + 0.1 * jnp.sin(t) ** 2)[:, None]
+        return gaussian.mixed(schedule, jnp.sqrt(schedule.alpha_bar[t])[:, None] * jnp.tanh(x), variance, x, t)
+
+    return Model(schedule, reverse)
+
+
+def bits_model(schedule):
+    return Model(schedule, lambda x, t: binomial.denoised_reverse(schedule, x, t, 0.3 + jnp.sin(x + t[:, None])))
+
+
+CASES = [
+    (gaussian, normal_model(schedules.geometric(12, beta_1=1e-2)), jax.random.normal(KEY, (2000, 2))),
+    (
+        gaussian,
+        Model(
+            schedules.geometric(12, beta_1=1e-2),
+            optimal.normal(schedules.geometric(12, beta_1=1e-2), MEAN, COVARIANCE),
+        ),
+        0.8 * jax.random.normal(KEY, (2000, 2)),
+    ),
+    (binomial, bits_model(schedules.erase(12)), jax.random.bernoulli(KEY, 0.6, (2000, 5)).astype(jnp.float32)),
+]
+NAMES = ["normal", "full", "bits"]
+
+
+# --- Which times ---
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 2000), st.data())
+def test_spacings_are_increasing_times_that_end_in_the_last(num_timesteps, data):
+    num = data.draw(st.integers(1, num_timesteps))
+    for spacing in SPACINGS:
+        times = spacing(num_timesteps, num)
+        assert times.shape == (num,)
+        assert np.issubdtype(times.dtype, np.integer)
+        assert (np.diff(times) > 0).all()
+        assert times[-1] == num_timesteps
+        assert times[0] == 1 or num == 1
+    gaps = np.diff(respacing.uniform(num_timesteps, num))
+    assert gaps.max(initial=0) - gaps.min(initial=num_timesteps) <= 1
+
+
+def test_quadratic_times_are_squares():
+    np.testing.assert_array_equal(respacing.quadratic(101, 11), 1 + np.arange(11) ** 2)
+    np.testing.assert_array_equal(respacing.quadratic(7, 7), np.arange(1, 8))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("num", [0, -1, 11])
+def test_impossible_numbers_are_refused(spacing, num):
+    with pytest.raises(ValueError, match=rf"num: must lie in 1\.\.10, got {num}"):
+        spacing(10, num)
+
+
+# --- The forward chain ---
+
+
+@pytest.mark.parametrize("times", [[1000], [1, 2, 3, 1000], [1, 500, 999, 1000], [400, 401, 1000]])
+def test_subschedule_is_the_chain_in_float64(times):
+    log_nsr = np.linspace(math.log(400.0), math.log(3e-7) - math.log1p(-3e-7), 1000)[::-1]
+    schedule = schedules.geometric(1000, beta_1=3e-7)
+    short = respacing.subschedule(schedule, np.asarray(times))
+    expected = schedules.from_log_nsr(log_nsr[np.asarray(times) - 1])
+    assert short.num_timesteps == len(times)
+    for name in schedule._fields:
+        got, want = getattr(short, name), getattr(expected, name)
+        assert got.dtype == jnp.float32, name
+        np.testing.assert_allclose(got, want, rtol=2e-6, err_msg=name)
+
+
+def test_subschedule_of_all_times_is_the_schedule():
+    for schedule in (schedules.geometric(9), schedules.erase(9), schedules.geometric(1)):
+        times = np.arange(1, schedule.num_timesteps + 1)
+        chex.assert_trees_all_close(respacing.subschedule(schedule, times), schedule, rtol=1e-6)
+
+
+def test_subschedule_of_a_learned_schedule_is_differentiable():
+    base = schedules.geometric(20)
+    times = respacing.quadratic(20, 6)
+
+    def beta(c):
+        return respacing.subschedule(schedules.learned(base, c), times).beta[3]
+
+    c = jnp.array([0.3, -0.4, 0.2])
+    gradient = jax.jit(jax.grad(beta))(c)
+    for i in range(3):
+        h = 1e-2 * jnp.eye(3)[i]
+        np.testing.assert_allclose(gradient[i], (beta(c + h) - beta(c - h)) / 2e-2, rtol=2e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("times", [[], [0, 10], [1, 1, 10], [3, 2, 10], [1, 9], [1, 11], [[1, 10]], [1.0, 10.0]])
+def test_other_times_are_refused(times):
+    schedule = schedules.geometric(10)
+    with pytest.raises(ValueError, match="times: must"):
+        respacing.subschedule(schedule, np.asarray(times))
+    with pytest.raises(ValueError, match="candidates: must"):
+        respacing.costs(KEY, gaussian, *normal_model(schedule), jnp.zeros((2, 2)), candidates=np.asarray(times))
+
+
+# --- The reverse chain ---
+
+
+def probes(dim, num_steps, binary=False):
+    """States and times: several x at each k in 1..K."""
+    x = jax.random.normal(KEY, (4 * num_steps, dim))
+    k = jnp.tile(jnp.arange(1, num_steps + 1, dtype=jnp.int32), 4)
+    return (x > 0).astype(jnp.float32) if binary else x, k
+
+
+@pytest.mark.parametrize("times", [[1, 4, 9, 30, 60], [2, 3, 59, 60], [60]])
+@pytest.mark.parametrize("edge", ["forward", "decoder"])
+def test_short_chains_of_optimal_models_are_optimal(times, edge):
+    """What is behind a step does not know its length: the optimum of the subschedule, exactly."""
+    times = np.asarray(times)
+    for kernel, schedule, make in (
+        (gaussian, schedules.geometric(60), lambda s: optimal.normal(s, MEAN, COVARIANCE)),
+        (binomial, schedules.erase(60), lambda s: optimal.finite_bits(s, POINTS, LOG_WEIGHTS)),
+    ):
+        short, reverse = respacing.respaced(kernel, schedule, make(schedule), times, edge=edge)
+        expected = make(short)
+        if edge == "forward":
+            expected = kernel.forward_edge(short, expected)
+        x, k = probes(2 if kernel is gaussian else 5, len(times), kernel is binomial)
+        chex.assert_trees_all_close(reverse(x, k), expected(x, k), rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize(("kernel", "model", "x_0"), CASES, ids=NAMES)
+@pytest.mark.parametrize("edge", ["forward", "decoder"])
+def test_all_times_are_the_model_itself(kernel, model, x_0, edge):
+    schedule, reverse = model
+    x, t = probes(x_0.shape[1], 12, kernel is binomial)
+    if edge == "forward":
+        reverse = kernel.forward_edge(schedule, reverse)
+    short = respacing.respaced(kernel, schedule, reverse, np.arange(1, 13), edge=edge)
+    chex.assert_trees_all_close(short.reverse(x, t), reverse(x, t), rtol=2e-5, atol=2e-5)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(short.reverse(x, t)))
+
+
+def test_a_chain_of_one_step():
+    for kernel, schedule, model in (
+        (gaussian, schedules.geometric(1), normal_model),
+        (binomial, schedules.erase(1), bits_model),
+    ):
+        one = respacing.respaced(kernel, *model(schedule), np.asarray([1]))
+        x = sampling.ancestral(KEY, kernel, one.reverse, 5, (3,), 1)
+        assert np.isfinite(x).all()
+
+
+def test_an_unknown_edge_is_refused():
+    model = normal_model(schedules.geometric(3))
+    with pytest.raises(ValueError, match="edge: must be 'forward' or 'decoder', got 'none'"):
+        respacing.respaced(gaussian, *model, np.asarray([3]), edge="none")
+    with pytest.raises(ValueError, match="edge: must be 'forward' or 'decoder', got 'none'"):
+        respacing.costs(KEY, gaussian, *model, jnp.zeros((2, 2)), edge="none")
+
+
+def test_samples_of_a_short_exact_chain_have_its_law():
+    schedule = schedules.geometric(100, beta_1=1e-3)
+    times = respacing.uniform(100, 8)
+    short, reverse = respacing.respaced(gaussian, schedule, optimal.normal(schedule, MEAN, COVARIANCE), times)
+    mean, covariance = chains.normal_law(reverse, 8, 2)
+    x = np.asarray(sampling.ancestral(KEY, gaussian, reverse, 20_000, (2,), short.num_timesteps))
+    np.testing.assert_allclose(x.mean(0), mean, atol=0.04)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.06)
+
+
+def test_jit_vmap_grad_and_one_trace():
+    base = schedules.geometric(15)
+    times = respacing.quadratic(15, 5)
+    x_0 = jax.random.normal(KEY, (32, 2))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def k_of(c, key):
+        model = normal_model(schedules.learned(base, c))
+        return bound.evaluate(key, gaussian, *respacing.respaced(gaussian, *model, times), x_0).k.mean()
+
+    c = jnp.array([0.1, -0.2])
+    values = [k_of(c, jax.random.key(seed)) for seed in range(3)]
+    chex.clear_trace_counter()
+    several = jax.vmap(lambda c: k_of(c, jax.random.key(0)))(jnp.stack([c, 2 * c]))
+    np.testing.assert_allclose(several[0], values[0], rtol=1e-5)
+    gradient = jax.grad(lambda c: k_of(c, KEY))(c)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+# --- The table of terms ---
+
+
+@pytest.mark.parametrize(("kernel", "model", "x_0"), CASES, ids=NAMES)
+@pytest.mark.parametrize("edge", ["forward", "decoder"])
+def test_the_table_adds_up_to_the_bound_of_each_short_chain(kernel, model, x_0, edge):
+    table = jax.jit(lambda key, x: respacing.costs(key, kernel, *model, x, edge=edge))(jax.random.key(1), x_0)
+    assert all(leaf.dtype == jnp.float32 for leaf in table[1:])
+    assert np.isinf(np.asarray(table.kl)[np.tril_indices(12)]).all()
+    for times in ([1, 4, 7, 12], [3, 12], [12]):
+        short = respacing.respaced(kernel, *model, np.asarray(times), edge=edge)
+        keys = jax.random.split(jax.random.key(2), 4)
+        run = jax.jit(jax.vmap(lambda key, short=short: bound.evaluate(key, kernel, *short, x_0, edge=edge).k))
+        k = np.asarray(run(keys), np.float64)
+        # The table has one draw an example and this four; data are the same.
+        noise = (k - k.mean(0)).std() * math.sqrt((4 / 3) * (1 + len(times)) / len(x_0))
+        assert abs(respacing.cost_of(table, np.asarray(times)) + k.mean()) < 4 * noise + 1e-4, times
+
+
+def test_a_table_of_candidates_is_a_part_of_the_whole(monkeypatch):
+    kernel, model, x_0 = CASES[0]
+    chosen = np.asarray([2, 3, 7, 12])
+    whole = respacing.costs(KEY, kernel, *model, x_0[:64])
+    part = respacing.costs(KEY, kernel, *model, x_0[:64], candidates=chosen)
+    monkeypatch.setattr(respacing, "_BLOCK", 1000)
+    cut = respacing.costs(KEY, kernel, *model, x_0[:64])
+    chex.assert_trees_all_close(cut, whole, rtol=1e-5)
+    np.testing.assert_array_equal(part.times, chosen)
+    np.testing.assert_allclose(part.edge, whole.edge[chosen - 1], rtol=1e-6)
+    np.testing.assert_allclose(part.kl, whole.kl[np.ix_(chosen - 1, chosen - 1)], rtol=1e-4)
+    assert respacing.cost_of(part, chosen) == pytest.approx(respacing.cost_of(whole, chosen), rel=1e-5)
+    with pytest.raises(ValueError, match="times: 5 is none of the table's candidates"):
+        respacing.cost_of(part, np.asarray([5, 12]))
+
+
+def test_the_network_is_called_once_a_time():
+    calls = []
+    schedule, reverse = normal_model(schedules.geometric(10))
+
+    def counted(x, t):
+        jax.debug.callback(lambda t: calls.append(int(t[0])), t)
+        return reverse(x, t)
+
+    jax.block_until_ready(respacing.costs(KEY, gaussian, schedule, counted, jnp.zeros((4, 2))))
+    jax.effects_barrier()
+    assert sorted(calls) == list(range(1, 11))
+
+
+# --- The optimum ---
+
+
+def every_chain(num_timesteps, num):
+    for earlier in itertools.combinations(range(1, num_timesteps), num - 1):
+        yield np.asarray([*earlier, num_timesteps])
+
+
+@pytest.mark.parametrize(("kernel", "make"), [(gaussian, normal_model), (binomial, bits_model)])
+def test_the_optimum_is_the_best_of_all_chains(kernel, make):
+    schedule = schedules.geometric(8, beta_1=1e-2)
+    x_0 = jax.random.bernoulli(KEY, 0.3, (256, 3)).astype(jnp.float32)
+    table = respacing.costs(KEY, kernel, *make(schedule), x_0)
+    found = respacing.optimal_all(table)
+    assert len(found) == 8
+    for num in range(1, 9):
+        best = min(every_chain(8, num), key=lambda times: respacing.cost_of(table, times))
+        np.testing.assert_array_equal(found[num - 1].times, best)
+        assert found[num - 1].cost == pytest.approx(respacing.cost_of(table, best), rel=1e-12)
+        one = respacing.optimal(table, num)
+        np.testing.assert_array_equal(one.times, best)
+        assert one.cost == found[num - 1].cost
+    for num in (0, 9):
+        with pytest.raises(ValueError, match=rf"num: must lie in 1\.\.8, got {num}"):
+            respacing.optimal(table, num)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_no_spacing_beats_the_optimum_of_any_table(n, seed):
+    rng = np.random.default_rng(seed)
+    kl = np.where(np.triu(np.ones((n, n), bool), 1), rng.exponential(size=(n, n)), np.inf)
+    table = respacing.Costs(np.arange(1, n + 1), rng.normal(size=n), kl, rng.exponential())
+    for num, found in enumerate(respacing.optimal_all(table), 1):
+        assert len(found.times) == num
+        assert found.cost == pytest.approx(respacing.cost_of(table, found.times), rel=1e-9, abs=1e-9)
+        for spacing in SPACINGS:
+            assert found.cost <= respacing.cost_of(table, spacing(n, num)) + 1e-9
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 2**31), st.floats(0.1, 2.0))
+def test_no_spacing_beats_the_optimum_of_any_model(seed, width):
+    schedule = schedules.geometric(10, beta_1=1e-2)
+    weight = jax.random.normal(jax.random.key(seed), (2, 2))
+
+    def reverse(x, t):
+        return gaussian.mixed(schedule, jnp.tanh(x @ weight), width * schedule.sigma2[t][:, None], x, t)
+
+    table = respacing.costs(KEY, gaussian, schedule, reverse, jax.random.normal(KEY, (32, 2)))
+    for num, found in enumerate(respacing.optimal_all(table), 1):
+        for spacing in SPACINGS:
+            assert found.cost <= respacing.cost_of(table, spacing(10, num)) + 1e-6
