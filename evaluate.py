@@ -2,8 +2,11 @@
 
   python evaluate.py --workdir=runs/swiss_roll
   python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
+  python evaluate.py --workdir=runs/swiss_roll --respacing
 
-Writes evaluation.json, evaluation.png and likelihood.png into the workdir.
+Writes evaluation.json, evaluation.png and likelihood.png into the workdir; with --respacing, respacing.json,
+respacing.png and respacing.npz, too, by which sample.py --spacing=optimal finds the best times. A cold model
+has no likelihood; of it, evaluation.json and evaluation.png say how well it restores.
 """
 
 from pathlib import Path
@@ -11,10 +14,20 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax import Array
 
 from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax.data import Source
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import images, likelihood_report, report
+from dpm_jax.evaluation import (
+    images,
+    likelihood_report,
+    report,
+    respacing_report,
+    restoration_report,
+    short_chains,
+)
+from dpm_jax.experiment import Experiment, Params
 from dpm_jax.training import loop
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
@@ -26,7 +39,59 @@ _AIS_K = flags.DEFINE_integer(
     "ais_k", None, "Trajectories an example, at most, of annealed importance sampling; 0: none. 1000, images 10.", 0
 )
 _AIS_EXAMPLES = flags.DEFINE_integer("ais_examples", None, "Its examples; what takes some seconds if not given.", 2)
+_RESPACING = flags.DEFINE_boolean("respacing", False, "K of the same network with fewer steps, and the best times.")
+_RESPACING_EXAMPLES = flags.DEFINE_integer(
+    "respacing_examples", None, "That the best times are chosen by; 4096 of points in the plane, of images 16 to 20.", 2
+)
 _SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.", 0, 2**32 - 1)
+
+
+def _check_flags(cold: bool) -> None:
+    if _RESPACING_EXAMPLES.present and not _RESPACING.value:
+        raise UserError("--respacing_examples: needs --respacing")
+    for flag in (_AIS_K, _AIS_EXAMPLES, _RESPACING):
+        if cold and flag.present:
+            raise UserError(f"--{flag.name}: a cold chain has no likelihood")
+
+
+def _of_restoration(
+    key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """Errors of a cold model: sections of evaluation.json, and the other files written."""
+    result = restoration_report.evaluate(key, built, params, source, num_examples, step)
+    print(restoration_report.table(result))
+    plots.save(plots.restoration(result.t, result.degraded, result.restored), where / "evaluation.png")
+    return result._asdict(), [where / "evaluation.png"]
+
+
+def _of_likelihood(
+    key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    """K and what lies between it and the likelihood, of the whole chain and of shorter ones."""
+    result = report.evaluate(key, built, params, source, num_examples, step)
+    print(report.table(result))
+    plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
+    sections, written = result._asdict(), [where / "evaluation.png"]
+    k = likelihood_report.largest_k(built.shape) if _AIS_K.value is None else _AIS_K.value
+    if k > 0:
+        num = _AIS_EXAMPLES.value or likelihood_report.num_examples(built.shape, built.config.num_timesteps, k)
+        ais_key = jax.random.fold_in(key, 1)
+        ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
+        print(likelihood_report.table(ais, result.unit))
+        sections |= ais._asdict()
+        written.append(where / "likelihood.png")
+        plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
+    if _RESPACING.value:
+        short_key = jax.random.fold_in(key, 2)
+        table_examples = _RESPACING_EXAMPLES.value or respacing_report.num_examples(built.shape)
+        short, costs = respacing_report.evaluate(short_key, built, params, source, num_examples, table_examples, step)
+        print(respacing_report.table(short))
+        files = [where / f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
+        respacing_report.write(short, files[0])
+        plots.save(figures.of_respacing(short), files[1])
+        short_chains.save(costs, files[2])
+        written += files
+    return sections, written
 
 
 def main() -> None:
@@ -36,6 +101,7 @@ def main() -> None:
     num_examples = config.evaluate.num_examples if _NUM_EXAMPLES.value is None else _NUM_EXAMPLES.value
     if num_examples < 2:
         raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
+    _check_flags(config.kernel == "cold")
     source = experiment.open_source(config, _DATA_DIR.value)
     workdir.check_source(description, source, where)
     if _PARZEN.value:
@@ -44,26 +110,14 @@ def main() -> None:
     step, params = loop.load_params(built, where)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
-    sections: dict[str, Any] = {}
-    written = [where / "evaluation.json", where / "evaluation.png"]
-    result = report.evaluate(eval_key, built, params, source, num_examples, step)
-    print(report.table(result))
-    plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
-    k = likelihood_report.largest_k(built.shape) if _AIS_K.value is None else _AIS_K.value
-    if k > 0:
-        num = _AIS_EXAMPLES.value or likelihood_report.num_examples(built.shape, config.num_timesteps, k)
-        ais_key = jax.random.fold_in(eval_key, 1)
-        ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
-        print(likelihood_report.table(ais, result.unit))
-        sections |= ais._asdict()
-        written.append(where / "likelihood.png")
-        plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
+    evaluate = _of_likelihood if built.cold is None else _of_restoration
+    sections, written = evaluate(eval_key, built, params, source, num_examples, step, where)
     if _PARZEN.value:
         parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
         print(images.parzen_table(parzen))
         sections["parzen"] = parzen.asdict()
-    report.write(result, where / "evaluation.json", **sections)
-    print("wrote " + ", ".join(str(path) for path in written))
+    report.write(sections, where / "evaluation.json")
+    print("wrote " + ", ".join(str(path) for path in [where / "evaluation.json", *written]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
   python sample.py --workdir=runs/mnist --denoise=held_out --add_noise --noise_sigma=79 --data_dir=FOLDER
   python sample.py --workdir=runs/mnist --inpaint=IMAGES.npz --mask=left --num_samples=6
   python sample.py --workdir=runs/heartbeat --inpaint=held_out --mask=random:0.8 --num_particles=1000
+  python sample.py --workdir=runs/mnist --num_steps=10 --eta=0
 
 Writes samples.npz and samples.png into --out, in the data's own units; with --gif, trajectory.gif
 too. samples.npz has the key `samples`, [N, ...]; of posteriors [n, N, ...], N draws for each of n
@@ -20,7 +21,7 @@ from absl import flags
 
 from dpm_jax import cli, experiment, figures, plots, posterior, sampling, workdir
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores
+from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import loop
 from dpm_jax.units import bits
@@ -34,6 +35,15 @@ _CHUNK_SIZE = flags.DEFINE_integer(
 _SIZE = flags.DEFINE_integer("size", None, "Side of the images; that of the training data if not given.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_boolean("gif", False, "Write the way from noise to samples as an animation, too.")
+
+_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Of the chain: fewer than the model has; all if not given.")
+_SPACING = flags.DEFINE_enum(
+    "spacing",
+    "uniform",
+    get_args(short_chains.Spacing),
+    "Of these steps; optimal: by the table that evaluate.py --respacing wrote.",
+)
+_ETA = flags.DEFINE_float("eta", None, "Steps of DDIM with so much noise, 0: none, 1: that of the posteriors.")
 
 _FILES = "a .npz (keys samples, mask, truth), .npy, image or folder; or held_out, the workdir's own held-out data"
 _DENOISE = flags.DEFINE_string("denoise", None, f"Noisy examples: {_FILES}.")
@@ -73,6 +83,13 @@ def _check_flags() -> None:
     if _DENOISE.value is not None and _INPAINT.value is not None:
         raise UserError("--denoise, --inpaint: give one of them")
     conditional = _DENOISE.value is not None or _INPAINT.value is not None
+    if _ETA.value is not None:
+        if not 0 <= _ETA.value <= 1:
+            raise UserError(f"--eta: must lie in [0, 1], got {_ETA.value:g}")
+        if _NUM_PARTICLES.value and _ETA.value < 1:
+            raise UserError("--num_particles: weights need steps with a density; not --eta below 1")
+        if conditional and _HOW.value != "renoised":
+            raise UserError(f"--eta: steps that are sure of x_0 only hear --how=renoised, got {_HOW.value}")
     needed: list[tuple[Any, bool, str]] = [
         (_NOISE, _DENOISE.value is not None, "--denoise"),
         (_ADD_NOISE, _DENOISE.value is not None, "--denoise"),
@@ -85,6 +102,7 @@ def _check_flags() -> None:
         (_DATA_DIR, "held_out" in (_DENOISE.value, _INPAINT.value), "held_out for --denoise or --inpaint"),
         (_SIZE, not conditional, "no --denoise or --inpaint: images come in a size of their own"),
         (_GIF, not conditional, "no --denoise or --inpaint"),
+        (_SPACING, _NUM_STEPS.value is not None, "--num_steps"),
         (_CHUNK_SIZE, not conditional, "no --denoise or --inpaint"),
     ]
     for given, on, needs in needed:
@@ -98,6 +116,25 @@ def _check_flags() -> None:
         raise UserError("--how: 'constant' has no weights where values are known; use another with particles")
     if _NUM_PARTICLES.value and _NUM_REPEATS.value > 1:
         raise UserError("--num_repeats: particles go down the chain once; leave it 1")
+
+
+def _short(description: workdir.Description, built: experiment.Experiment, where: Path) -> experiment.Experiment:
+    """The experiment with the chain that the flags ask for."""
+    if _ETA.value is not None and description.config.kernel != "gaussian":
+        raise UserError(f"--eta: DDIM is for kernel 'gaussian', and this is '{description.config.kernel}'")
+    if built.cold is not None:
+        for flag in (_NUM_STEPS, _DENOISE, _INPAINT):
+            if flag.value is not None:
+                raise UserError(
+                    f"--{flag.name}: a cold chain has no distribution of its steps; it is drawn from as it is"
+                )
+        return built
+    times = None
+    if _NUM_STEPS.value is not None:
+        spacing: Any = _SPACING.value
+        num_timesteps = description.config.num_timesteps
+        times = short_chains.times(spacing, _NUM_STEPS.value, num_timesteps, where / "respacing.npz")
+    return short_chains.shortened(built, times, _ETA.value)
 
 
 def _observations(
@@ -161,7 +198,7 @@ def _sample_model(
     description: workdir.Description, built: experiment.Experiment, params: experiment.Params, out: Path
 ) -> None:
     """Samples of the model itself."""
-    key, num_timesteps = jax.random.key(_SEED.value), description.config.num_timesteps
+    key, num_timesteps = jax.random.key(_SEED.value), built.model(params).schedule.num_timesteps
     shape, binary = _shape(built), description.config.kernel == "binomial"
     num = 1000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
     samples = draw(key, built, params, description.standardization, num, shape, _CHUNK_SIZE.value)
@@ -178,6 +215,7 @@ def _sample_model(
                 shape,
                 num_timesteps,
                 keep_every=max(num_timesteps // 50, 1),
+                start=None if built.cold is None else built.cold.start(params),
             )
         )(key, params)
         states = np.asarray(description.standardization.invert(kept.x))
@@ -189,7 +227,7 @@ def main() -> None:
     _check_flags()
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
-    built = experiment.build(description.config, description.shape)
+    built = _short(description, experiment.build(description.config, description.shape), where)
     shape = _shape(built)
     if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
         raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")

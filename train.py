@@ -8,14 +8,19 @@ Run the same command again to go on from the last checkpoint.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
+from jax import Array
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
 from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax.data import Source
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import report
+from dpm_jax.evaluation import report, restoration_report
+from dpm_jax.experiment import Experiment, Params
 from dpm_jax.training import loop
 from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.summary import summary
@@ -23,6 +28,10 @@ from dpm_jax.training.summary import summary
 _CONFIG = cli.config_flag(Path(__file__).parent / "configs" / "swiss_roll.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME_OF_CONFIG if not given.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
+
+
+# Sections of evaluation.json, and figures by name.
+Outcome = tuple[dict[str, Any], dict[str, Figure]]
 
 
 def _config() -> tuple[ConfigDict, str]:
@@ -43,20 +52,39 @@ def main() -> None:
     print(summary(built))
 
     step, params = loop.train(built, source.supply, where)
-    eval_key, figure_key = jax.random.split(jax.random.key(config.seed + 1))
-    result = report.evaluate(eval_key, built, params, source, config.evaluate.num_examples, step)
-    print(report.table(result))
-    report.write(result, where / "evaluation.json")
-    drawn = {
-        "figure": figures.of_model(figure_key, built, params, source, result),
-        "evaluation": figures.of_bound(built, params, result),
-    }
+    key = jax.random.key(config.seed + 1)
+    sections, drawn = (_of_likelihood if built.cold is None else _of_restoration)(key, built, params, source, step)
+    report.write(sections, where / "evaluation.json")
     with MetricsWriter(where, step) as metrics:
-        metrics.scalars(step, {"bound_bits": result.bound_bits})
+        if "bound_bits" in sections:
+            metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
         for figure_name, figure in drawn.items():
             metrics.image(step, figure_name, plots.pixels(figure))
             plots.save(figure, where / f"{figure_name}.png")
             print(f"wrote {where / figure_name}.png")
+
+
+def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
+    """K, and the figures of a model with a likelihood."""
+    eval_key, figure_key = jax.random.split(key)
+    result = report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
+    print(report.table(result))
+    return result._asdict(), {
+        "figure": figures.of_model(figure_key, built, params, source, result),
+        "evaluation": figures.of_bound(built, params, result),
+    }
+
+
+def _of_restoration(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
+    """Errors, and the figures of a cold model."""
+    eval_key, figure_key = jax.random.split(key)
+    result = restoration_report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
+    print(restoration_report.table(result))
+    title = f"mean restoration error {result.mean_restored:.4f} (T = {result.num_timesteps})"
+    return result._asdict(), {
+        "figure": figures.of_images(figure_key, built, params, source, title),
+        "evaluation": plots.restoration(result.t, result.degraded, result.restored),
+    }
 
 
 if __name__ == "__main__":

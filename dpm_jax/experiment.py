@@ -38,9 +38,9 @@ from dpm_jax.errors import UserError
 from dpm_jax.models import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
 from dpm_jax.optimizers import LearningRate
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Model
+from dpm_jax.types import Kernel, Model
 
-__all__ = ["Experiment", "Memory", "Params", "build", "check_size", "grid_factor", "open_source"]
+__all__ = ["Experiment", "Memory", "Params", "Restoration", "build", "check_size", "grid_factor", "open_source"]
 
 Params = dict[str, Any]
 # A pytree of arrays.
@@ -56,6 +56,20 @@ _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
 
 
+class Restoration(NamedTuple):
+    """Of cold diffusion.
+
+    Attributes:
+      degrade: (key, x_0, t) -> x_t.
+      restore: parameters -> (x_t, t) -> x_hat_0.
+      start: parameters -> the law of x_T that chains begin at.
+    """
+
+    degrade: cold.Keyed
+    restore: Callable[[Params], cold.Restore]
+    start: Callable[[Params], level.Level]
+
+
 class Experiment(NamedTuple):
     """The objects of one config, but for the data: a trained model is sampled without them.
 
@@ -67,7 +81,7 @@ class Experiment(NamedTuple):
       network: (parameters, x_t, t) -> outputs, the bare network.
       model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1. Of a cold
         chain the schedule does no more than count the steps.
-      start: parameters -> the law of x_T that chains begin at; None for the kernel's prior.
+      cold: what a cold chain has in place of noise; None where there is noise.
       memory: what the loss remembers from step to step, before the first; empty where it needs none.
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
         `loss_is_bound` it is -K in nats, an estimate from one t an example; its terms weighted where
@@ -82,7 +96,7 @@ class Experiment(NamedTuple):
     init: Callable[[Array], Params]
     network: Callable[[Params, Array, Array], Array]
     model: Callable[[Params], Model]
-    start: Callable[[Params], Distribution] | None
+    cold: Restoration | None
     memory: Memory
     loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
     optimizer: optax.GradientTransformation
@@ -96,7 +110,7 @@ class Experiment(NamedTuple):
     @property
     def is_cold(self) -> bool:
         """Whether the chain has no noise, and so no likelihood."""
-        return self.config.kernel == "cold"  # type: ignore[no-any-return]
+        return self.cold is not None
 
     @property
     def loss_is_bound(self) -> bool:
@@ -180,7 +194,8 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         return restored + cold.start_loss(start(params), x_last), memory
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
-    return Experiment(config, shape, gaussian, init, network, model, start, (), loss, optimizer, learning_rate)
+    parts = Restoration(cold.keyed(degrade), restorer, start)
+    return Experiment(config, shape, gaussian, init, network, model, parts, (), loss, optimizer, learning_rate)
 
 
 def _applied(module: nn.Module) -> Callable[[Params, Array, Array], Array]:

@@ -13,10 +13,11 @@ from dpm_jax.data import Source
 from dpm_jax.evaluation.images import nearest_training
 from dpm_jax.evaluation.likelihood_report import LikelihoodReport
 from dpm_jax.evaluation.report import Report
+from dpm_jax.evaluation.respacing_report import RespacingReport
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.experiment import Experiment, Params
 
-__all__ = ["of_bound", "of_likelihood", "of_model", "of_samples"]
+__all__ = ["of_bound", "of_images", "of_likelihood", "of_model", "of_respacing", "of_samples"]
 
 
 def of_samples(samples: np.ndarray, binary: bool) -> Figure:
@@ -47,6 +48,19 @@ def of_likelihood(result: LikelihoodReport, unit: str) -> Figure:
     return plots.likelihood(lift, result.sandwich["lower_bits"], result.sandwich["upper_bits"], steps, unit)
 
 
+def of_respacing(report: RespacingReport) -> Figure:
+    """K of a report against the number of steps, a line a spacing."""
+    full, rest = report.rows[0], report.rows[1:]
+    lines = {}
+    for name in dict.fromkeys(row.spacing for row in rest):
+        rows = [row for row in rest if row.spacing == name]
+        lines[name] = plots.Line(
+            [row.num_steps for row in rows], [row.bound_bits for row in rows], [row.bound_stderr_bits for row in rows]
+        )
+    null = full.bound_bits - full.gain_bits
+    return plots.short_chains(lines, full.num_steps, full.bound_bits, null, report.unit)
+
+
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
     """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for images and other vectors."""
     title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
@@ -55,13 +69,13 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
     if experiment.config.kernel == "binomial":
         return _bits(key, experiment, params, source, title)
     if len(experiment.shape) == 3:
-        return _images(key, experiment, params, source, title)
+        return of_images(key, experiment, params, source, title)
     if experiment.shape == (2,):
         return _plane(key, experiment, params, source, title)
     return plots.points(draw(key, experiment, params, source.standardization, 2000))
 
 
-def _images(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
+def of_images(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
     """Samples beside the training images nearest to them; beside held-out data where every training image is fresh."""
     sample_key, data_key = jax.random.split(key)
     samples = draw(sample_key, experiment, params, source.standardization, experiment.config.evaluate.num_samples)
@@ -79,15 +93,15 @@ def _states(key: Array, experiment: Experiment, params: Params, num: int, times:
 
     @jax.jit
     def draw(params: Params) -> sampling.Trajectory:
-        reverse = experiment.model(params).reverse
+        schedule, reverse = experiment.model(params)
         return sampling.ancestral_trajectory(
             key,
             experiment.kernel,
             reverse,
             num,
             experiment.shape,
-            experiment.config.num_timesteps,
-            keep_every=_stride(experiment.config.num_timesteps),
+            schedule.num_timesteps,
+            keep_every=_stride(schedule.num_timesteps),
         )
 
     kept = draw(params)
@@ -101,11 +115,11 @@ def _stride(num_timesteps: int) -> int:
 
 
 def _plane(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
-    num_timesteps = experiment.config.num_timesteps
+    schedule, reverse = experiment.model(params)
+    num_timesteps = schedule.num_timesteps
     times = sorted({0, _stride(num_timesteps), num_timesteps})
     data_key, noise_key, reverse_key = jax.random.split(key, 3)
     x_0 = source.held_out(data_key, 2000)
-    schedule, reverse = experiment.model(params)
     forward = [
         np.asarray(experiment.kernel.q_sample(noise_key, schedule, x_0, jnp.full(len(x_0), t, jnp.int32)))
         for t in times
@@ -126,7 +140,7 @@ def _plane(key: Array, experiment: Experiment, params: Params, source: Source, t
 
 
 def _bits(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
-    num_timesteps = experiment.config.num_timesteps
+    num_timesteps = experiment.model(params).schedule.num_timesteps
     times = sorted({0, _stride(num_timesteps), num_timesteps}, reverse=True)
     data_key, reverse_key = jax.random.split(key)
     states = _states(reverse_key, experiment, params, 40, times)

@@ -23,19 +23,23 @@ if TYPE_CHECKING:
 __all__ = [
     "Drift",
     "Lift",
+    "Line",
     "Steps",
     "animate",
     "bit_trajectories",
     "bits",
     "image_grid",
     "image_pairs",
+    "image_rows",
     "images",
     "observations",
     "per_step_kl",
     "pixels",
     "point_trajectories",
     "points",
+    "restoration",
     "save",
+    "short_chains",
 ]
 
 _BLUE, _RED, _INK = "#2166ac", "#b2182b", "#222222"
@@ -67,6 +71,14 @@ class Lift(NamedTuple):
     gain: Sequence[float]
     stderr: Sequence[float]
     marks: dict[str, tuple[float, float]]
+
+
+class Line(NamedTuple):
+    """K of chains of several lengths, with its standard error."""
+
+    num_steps: Sequence[int]
+    k: Sequence[float]
+    stderr: Sequence[float]
 
 
 class Steps(NamedTuple):
@@ -220,6 +232,15 @@ def images(samples: np.ndarray, title: str = "") -> Figure:
     size = (side * grid.shape[1], side * grid.shape[0] + (0.4 if title else 0))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     _show(axes, grid, title)
+    return figure
+
+
+def image_rows(rows: dict[str, np.ndarray]) -> Figure:
+    """A row of images [n, H, W, C] for each name."""
+    figure, grid = plt.subplots(len(rows), 1, figsize=(8, 0.85 * len(rows)), layout="constrained", squeeze=False)
+    for axes, (name, images) in zip(grid[:, 0], rows.items(), strict=True):
+        _show(axes, image_grid(images, len(images)), "")
+        axes.set_title(name, fontsize=8, loc="left", pad=2)
     return figure
 
 
@@ -408,6 +429,16 @@ def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     return figure
 
 
+def restoration(t: Sequence[int], degraded: Sequence[float], restored: Sequence[float]) -> Figure:
+    """Mean absolute errors of degraded and of restored images at each t."""
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(t, degraded, color=_INK, label="degraded, left as they are")
+    axes.plot(t, restored, color=_BLUE, label="restored")
+    axes.set(xlabel="t", ylabel="mean absolute error, standard deviations", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
 def likelihood(lift: Lift, lower: Sequence[float], upper: Sequence[float], steps: Steps, unit: str) -> Figure:
     """AIS against k, its sandwich on the model's samples, and the entropies of the reverse steps.
 
@@ -441,6 +472,30 @@ def likelihood(lift: Lift, lower: Sequence[float], upper: Sequence[float], steps
         right.plot(steps.true_t, true, color=_INK, marker="o", markersize=3, linestyle="", label="true")
     right.legend(loc="best")
     right.set(xlabel="t", ylabel=f"above the lower bound ({unit})", title="Entropy of the reverse step")
+    return figure
+
+
+def short_chains(lines: dict[str, Line], num_timesteps: int, full: float, null: float, unit: str) -> Figure:
+    """K against the number of steps of the chain.
+
+    Args:
+      lines: by name of the spacing.
+      num_timesteps: T.
+      full: K of all T steps.
+      null: L_null.
+      unit: of all.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    axes.axhline(full, color=_INK, linewidth=0.8, label=f"all T = {num_timesteps} steps")
+    for (name, line), colour, marker in zip(lines.items(), (_INK, _RED, _BLUE), "sv^", strict=False):
+        axes.errorbar(line.num_steps, line.k, line.stderr, color=colour, marker=marker, capsize=3, label=name)
+    # A chain that is worse than none at all would hide what there is to see of the others.
+    lowest = min([full, *(k for line in lines.values() for k in line.k)])
+    room = 0.05 * max(full - max(lowest, null), 1e-6)
+    axes.set_ylim(bottom=max(lowest, null) - room)
+    axes.set(xscale="log", xlabel="steps K of the chain", ylabel=f"lower bound ({unit})")
+    axes.set_title("K of the same network with fewer steps")
+    axes.legend(loc="lower right")
     return figure
 
 

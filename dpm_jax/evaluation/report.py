@@ -23,7 +23,7 @@ from dpm_jax.shapes import chunk_size
 from dpm_jax.types import Model
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
-__all__ = ["Report", "check_examples", "evaluate", "table", "write"]
+__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table", "write"]
 
 # Examples at a time, of small ones.
 _CHUNK = 4096
@@ -88,7 +88,7 @@ class Report(NamedTuple):
     per_step_kl_bits: list[float]
 
 
-def _in_chunks(
+def in_chunks(
     key: Array,
     experiment: Experiment,
     model: Callable[[Params], Model],
@@ -96,7 +96,19 @@ def _in_chunks(
     x_0: Array,
     edge: bound.Edge,
 ) -> tuple[bound.Bound, np.ndarray]:
-    """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples."""
+    """`bound.evaluate` in equal chunks, so that memory does not grow with the number of examples.
+
+    Args:
+      key: PRNG key of the noise.
+      experiment: what was trained.
+      model: parameters -> `Model`; the experiment's, or another that is to be compared on the same noise.
+      params: its parameters.
+      x_0: [N, ...] data.
+      edge: the treatment of p(x_0 | x_1), see `bound`.
+
+    Returns:
+      `Bound` of all of them; [T + 1] mean KL term at each t, nats.
+    """
 
     @jax.jit
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
@@ -121,7 +133,7 @@ def _discretized(
     width = (highest - lowest) / (levels - 1)
     edge = partial(gaussian.bin_log_prob, width=width, lowest=lowest, highest=highest)
     centres = standardization.centres(standardization.invert(x_0))
-    result, _ = _in_chunks(key, experiment, experiment.model, params, centres, edge)
+    result, _ = in_chunks(key, experiment, experiment.model, params, centres, edge)
     return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
 
 
@@ -133,7 +145,7 @@ def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Sou
     reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
     if experiment.edge == "forward":
         reverse = experiment.kernel.forward_edge(schedule, reverse)
-    best, _ = _in_chunks(key, experiment, lambda _: Model(schedule, reverse), {}, x_0, experiment.edge)
+    best, _ = in_chunks(key, experiment, lambda _: Model(schedule, reverse), {}, x_0, experiment.edge)
     return float(np.mean(np.asarray(best.k, np.float64)))
 
 
@@ -170,7 +182,7 @@ def evaluate(
     """
     data_key, noise_key = jax.random.split(key)
     x_0 = source.held_out(data_key, check_examples(source, num_examples))
-    result, per_step = _in_chunks(noise_key, experiment, experiment.model, params, x_0, experiment.edge)
+    result, per_step = in_chunks(noise_key, experiment, experiment.model, params, x_0, experiment.edge)
     parts = num_parts(source.shape)
 
     def in_unit(nats: Array | np.ndarray) -> np.ndarray:
@@ -192,17 +204,17 @@ def evaluate(
 
     return Report(
         bound_bits=float(k.mean()),
-        bound_stderr_bits=_stderr(k),
+        bound_stderr_bits=stderr(k),
         null_bits=float(null.mean()),
         gain_bits=float((k - null).mean()),
-        gain_stderr_bits=_stderr(k - null),
+        gain_stderr_bits=stderr(k - null),
         limit_bits=None if source.mean_log_prob is None else float(in_unit(np.asarray(source.mean_log_prob()))),
         gap_bits=None if gap is None else float(gap.mean()),
-        gap_stderr_bits=None if gap is None else _stderr(gap),
+        gap_stderr_bits=None if gap is None else stderr(gap),
         discrete_bits_per_dim=None if discrete is None else float(discrete.mean()),
-        discrete_stderr=None if discrete is None else _stderr(discrete),
+        discrete_stderr=None if discrete is None else stderr(discrete),
         discretized_bits_per_dim=None if discretized is None else float(discretized.mean()),
-        discretized_stderr=None if discretized is None else _stderr(discretized),
+        discretized_stderr=None if discretized is None else stderr(discretized),
         ceiling_bits=None if ceiling is None else float(in_unit(np.asarray(ceiling))),
         edge_bits=mean_bits(result.edge),
         kl_bits=mean_bits(result.kl),
@@ -219,7 +231,8 @@ def evaluate(
     )
 
 
-def _stderr(values: np.ndarray) -> float:
+def stderr(values: np.ndarray) -> float:
+    """Standard error of the mean over independent examples, [N]."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
@@ -249,13 +262,13 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def write(report: Report, path: Path, **more: Any) -> None:
-    """Write `evaluation.json`, with the sections `more` beside the report's fields.
+def write(sections: dict[str, Any], path: Path) -> None:
+    """Write `evaluation.json`: the fields of this report or another, and what stands beside them.
 
     Raises:
       UserError: if the file can't be written.
     """
     try:
-        path.write_text(json.dumps(report._asdict() | more, indent=1) + "\n")
+        path.write_text(json.dumps(sections, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -39,9 +39,10 @@ def draw(
 
     @jax.jit
     def run(key: Array, params: Params) -> Array:
-        reverse = experiment.model(params).reverse
+        schedule, reverse = experiment.model(params)
+        start = None if experiment.cold is None else experiment.cold.start(params)
         x = sampling.ancestral(
-            key, experiment.kernel, reverse, num, shape, experiment.config.num_timesteps, chunk_size=chunk
+            key, experiment.kernel, reverse, num, shape, schedule.num_timesteps, chunk_size=chunk, start=start
         )
         return standardization.invert(x)
 

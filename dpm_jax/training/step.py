@@ -61,7 +61,8 @@ def init(experiment: Experiment) -> TrainState:
         params=params,
         opt_state=experiment.optimizer.init(params),
         average=jax.tree.map(jnp.zeros_like, params),
-        memory=experiment.memory,
+        # A copy, for the state is donated.
+        memory=jax.tree.map(jnp.array, experiment.memory),
     )
 
 

@@ -1,0 +1,181 @@
+"""What K is left of a trained model in chains of fewer steps: spaced uniformly, quadratically, and best."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from dpm_jax import respacing
+from dpm_jax.data import Source
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
+from dpm_jax.evaluation.short_chains import shortened
+from dpm_jax.experiment import Experiment, Params
+from dpm_jax.respacing import Costs
+from dpm_jax.units import bits, num_parts
+
+__all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "table", "write"]
+
+# Steps that are looked at, as far as they are fewer than T.
+BUDGETS = (250, 100, 50, 25, 10)
+# Of the table where the user does not say: so many numbers of x together; and examples at most and at least.
+_NUMBERS, _MOST, _FEWEST = 2**14, 4096, 16
+# Times that the best are chosen from. KL terms have heavy tails: many examples choose better than many times.
+_CANDIDATES = 300
+
+
+class Row(NamedTuple):
+    """K of one chain, bits of the report's unit.
+
+    Attributes:
+      spacing: "all" for the chain of T steps, "uniform", "quadratic" or "optimal".
+      num_steps: of the chain.
+      bound_bits: K, on fresh examples and noise.
+      bound_stderr_bits: its standard error.
+      gain_bits: K - L_null.
+      gain_stderr_bits: its standard error, paired.
+      lost_bits: how far below K of all T steps, on the same examples.
+      lost_stderr_bits: its standard error, paired.
+      table_bits: what the table says of K; of the optimum too much, it was chosen by it. None where the table
+        does not have all of these times.
+    """
+
+    spacing: str
+    num_steps: int
+    bound_bits: float
+    bound_stderr_bits: float
+    gain_bits: float
+    gain_stderr_bits: float
+    lost_bits: float
+    lost_stderr_bits: float
+    table_bits: float | None
+
+
+class RespacingReport(NamedTuple):
+    """Keys of `respacing.json`.
+
+    Attributes:
+      rows: that of all T steps first.
+      unit: of all bits.
+      num_examples: that K was evaluated on.
+      table_examples: that the table was made of.
+      num_timesteps: T.
+      step: optimizer steps taken.
+    """
+
+    rows: list[Row]
+    unit: str
+    num_examples: int
+    table_examples: int
+    num_timesteps: int
+    step: int
+
+
+def num_examples(shape: tuple[int, ...]) -> int:
+    """Examples of the table where the user does not say: its time goes with them and their size."""
+    return max(_FEWEST, min(_MOST, _NUMBERS // math.prod(shape)))
+
+
+def evaluate(
+    key: Array,
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    num: int,
+    table_examples: int,
+    step: int,
+) -> tuple[RespacingReport, Costs]:
+    """The table of costs, and K of short chains on examples of their own.
+
+    Args:
+      key: PRNG key of examples and noise.
+      experiment: what was trained.
+      params: its parameters.
+      source: its data; of a finite number of held-out examples, some may be in both parts.
+      num: held-out examples that K is evaluated on, at least 2; at most what the source holds back is used.
+      table_examples: held-out examples of the table.
+      step: optimizer steps taken, for the record.
+
+    Raises:
+      UserError: as `report.check_examples`, or if the table is not finite.
+    """
+    table_key, noise_key, data_key, bound_key = jax.random.split(key, 4)
+    kernel, parts = experiment.kernel, num_parts(source.shape)
+
+    @jax.jit
+    def costs_of(params: Params, key: Array, x_0: Array) -> Costs:
+        schedule, reverse = experiment.model(params)
+        candidates = respacing.uniform(schedule.num_timesteps, min(schedule.num_timesteps, _CANDIDATES))
+        return respacing.costs(key, kernel, schedule, reverse, x_0, edge=experiment.config.edge, candidates=candidates)
+
+    table_x_0 = source.held_out(table_key, check_examples(source, table_examples))
+    costs = jax.tree.map(np.asarray, costs_of(params, noise_key, table_x_0))
+    num_timesteps = int(costs.times[-1])
+    if not np.isfinite(respacing.cost_of(costs, costs.times)):
+        raise UserError("--respacing: the bound of this model is not finite")
+
+    x_0 = source.held_out(data_key, check_examples(source, num))
+    null = np.asarray(kernel.null_log_prob(x_0), np.float64)
+
+    def k_of(which: Experiment) -> np.ndarray:
+        found, _ = in_chunks(bound_key, experiment, which.model, params, x_0, experiment.edge)
+        return np.asarray(found.k, np.float64)
+
+    full = k_of(experiment)
+
+    def row(spacing: str, times: np.ndarray, k: np.ndarray) -> Row:
+        values = [f(v) for v in (k, k - null, full - k) for f in (np.mean, stderr)]
+        in_table = np.isin(times, costs.times).all()
+        by_table = float(bits(-respacing.cost_of(costs, times)) / parts) if in_table else None
+        bound, bound_stderr, gain, gain_stderr, lost, lost_stderr = (float(bits(value) / parts) for value in values)
+        return Row(spacing, len(times), bound, bound_stderr, gain, gain_stderr, lost, lost_stderr, by_table)
+
+    rows = [row("all", np.arange(1, num_timesteps + 1), full)]
+    budgets = [budget for budget in BUDGETS if budget < num_timesteps]
+    best = respacing.optimal_all(costs, budgets[0]) if budgets else []
+    for budget in budgets:
+        chosen = {
+            "uniform": respacing.uniform(num_timesteps, budget),
+            "quadratic": respacing.quadratic(num_timesteps, budget),
+            "optimal": best[budget - 1].times,
+        }
+        rows += [row(spacing, times, k_of(shortened(experiment, times))) for spacing, times in chosen.items()]
+    return RespacingReport(rows, source.unit, len(x_0), len(table_x_0), num_timesteps, step), costs
+
+
+def table(report: RespacingReport) -> str:
+    """The report as a table for the screen."""
+    lines = [
+        f"{report.unit}, {report.num_examples} held-out examples, times chosen by {report.table_examples} others,"
+        f" step {report.step}",
+        f"  {'steps':>6} {'spacing':<10} {'K':>20} {'K - L_null':>20} {'lost by fewer steps':>20} {'of the gain':>12}",
+    ]
+    for row in report.rows:
+        pairs = [
+            (row.bound_bits, row.bound_stderr_bits),
+            (row.gain_bits, row.gain_stderr_bits),
+            (row.lost_bits, row.lost_stderr_bits),
+        ]
+        cells = " ".join(f"{value:>10.4f} +- {error:.4f}" for value, error in pairs)
+        share = row.gain_bits / report.rows[0].gain_bits
+        lines.append(f"  {row.num_steps:>6} {row.spacing:<10} {cells} {share:>11.1%}")
+    return "\n".join(lines)
+
+
+def write(report: RespacingReport, path: Path) -> None:
+    """Write `respacing.json`.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    content = report._asdict() | {"rows": [row._asdict() for row in report.rows]}
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,123 @@
+"""Cold diffusion through the command line, as a user does: train, resume, evaluate, sample; and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dpm_jax import experiment, sampling
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import restoration_report
+from dpm_jax.evaluation.samples import draw
+from dpm_jax.training import feed, step
+from tests.test_commands import refused, run
+from tests.test_image_runs import SMALL, make
+
+COLD = {"kernel": "cold", "train__objective": "restoration", "num_timesteps": 6}
+
+
+FLAGS = [
+    f"--config.{name}={value}"
+    for name, value in {
+        **SMALL,
+        **{name.replace("__", "."): value for name, value in COLD.items()},
+        "evaluate.num_examples": 32,
+    }.items()
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    where = tmp_path_factory.mktemp("cold") / "run"
+    done = run("train.py", "--config=configs/dead_leaves.py", *FLAGS, f"--workdir={where}")
+    assert "mean absolute errors, 32 held-out images" in done.stdout
+    return where
+
+
+def test_training_writes_a_report_of_restoration(workdir):
+    written = json.loads((workdir / "evaluation.json").read_text())
+    assert len(written["restored"]) == len(written["degraded"]) == 6
+    assert written["num_examples"] == 32
+    assert "bound_bits" not in written
+    assert all((workdir / name).exists() for name in ("figure.png", "evaluation.png"))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert "loss" in lines[0]
+    assert not any("loss_bits" in line or "bound_bits" in line for line in lines)
+
+
+def test_it_is_evaluated_resumed_and_sampled(workdir):
+    again = run("evaluate.py", f"--workdir={workdir}", "--num_examples=16")
+    assert "16 held-out images, T = 6, step 24" in again.stdout
+    assert "no likelihood" in again.stdout
+    longer = run(
+        "train.py", "--config=configs/dead_leaves.py", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}"
+    )
+    assert "going on from step 24" in longer.stdout
+    run("sample.py", f"--workdir={workdir}", "--num_samples=5", "--gif")
+    samples = np.load(workdir / "samples" / "samples.npz")["samples"]
+    assert samples.shape == (5, 8, 8, 1)
+    assert samples.dtype == np.uint8
+    assert (workdir / "samples" / "trajectory.gif").exists()
+
+
+def test_what_needs_a_likelihood_is_refused(workdir):
+    for command, flag, words in (
+        ("evaluate.py", "--respacing", "--respacing: a cold chain has no likelihood"),
+        ("evaluate.py", "--ais_k=10", "--ais_k: a cold chain has no likelihood"),
+        ("sample.py", "--num_steps=3", "--num_steps: a cold chain"),
+        ("sample.py", "--eta=0", "--eta: DDIM is for kernel 'gaussian', and this is 'cold'"),
+    ):
+        refused(run(command, f"--workdir={workdir}", flag), words)
+
+
+@pytest.mark.parametrize("degradation", ["blur", "pixelate", "fade", "mask"])
+def test_every_degradation_is_learned_and_sampled_in_chunks(degradation):
+    config = make(**COLD, cold__degradation=degradation, train__steps=80, optimizer__warmup_steps=5)
+    source = experiment.open_source(config)
+    built = experiment.build(config, source.shape)
+    data = feed.open_feed(source.supply, 0, 16, 0, 80)
+    before = restoration_report.evaluate(jax.random.key(0), built, step.init(built).params, source, 64, 0)
+    np.testing.assert_allclose(before.restored, before.degraded, rtol=1e-5)  # zero outputs leave x_t as it is
+    state, progress = step.make_run_steps(built, data.draw)(step.init(built), 80)
+    assert int(progress.failed_at) == -1
+    after = restoration_report.evaluate(jax.random.key(0), built, state.params, source, 64, 80)
+    assert after.mean_restored < before.mean_restored
+    key = jax.random.key(1)
+    whole = draw(key, built, state.params, source.standardization, 9)
+    parts = draw(key, built, state.params, source.standardization, 9, chunk=4)
+    assert np.abs(whole.astype(int) - parts.astype(int)).max() <= 1
+
+
+def test_rules_differ_and_both_begin_at_the_law_of_the_last_step():
+    changes = {"cold__rule": "naive"}
+    improved, naive = (experiment.build(make(**COLD, **c), (8, 8, 1)) for c in ({}, changes))
+    params = improved.init(jax.random.key(0))
+    params["network"] = jax.tree.map(lambda a: a + 0.05, params["network"])
+
+    def states(built):
+        start = built.cold.start(params)
+        return sampling.ancestral_trajectory(
+            jax.random.key(1), built.kernel, built.model(params).reverse, 3, (8, 8, 1), 6, start=start
+        ).x
+
+    a, b = states(improved), states(naive)
+    np.testing.assert_array_equal(a[0], b[0])
+    assert float(np.abs(a[-1] - b[-1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train__objective": "bound"}, "'restoration' and kernel 'cold' go together, got 'bound' and 'cold'"),
+        ({"kernel": "gaussian"}, "'restoration' and kernel 'cold' go together, got 'restoration' and 'gaussian'"),
+        ({"data__name": "swiss_roll"}, "'cold' degrades images, and data 'swiss_roll' are vectors"),
+        ({"cold__blur__sigma_final": 0.1}, "config.cold.blur: sigma_final"),
+        ({"cold__degradation": "blurr"}, "did you mean blur?"),
+        ({"schedule__learned": True}, "config.schedule.learned"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, words):
+    with pytest.raises(UserError) as error:
+        experiment.build(make(**{**COLD, **changes}), (8, 8, 1))
+    assert words in str(error.value)

@@ -1,0 +1,148 @@
+"""The commands with chains of fewer steps: evaluate.py --respacing, sample.py --num_steps, --spacing, --eta."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.test_commands import QUICK, refused, run
+
+
+@pytest.fixture(scope="module")
+def roll(tmp_path_factory):
+    """A trained workdir with its table of costs."""
+    workdir = tmp_path_factory.mktemp("runs") / "roll"
+    done = run("train.py", f"--workdir={workdir}", *QUICK, "--config.train.steps=300")
+    assert done.returncode == 0, done.stderr
+    done = run(
+        *("evaluate.py", f"--workdir={workdir}", "--respacing", "--respacing_examples=64"),
+        *("--num_examples=200", "--ais_k=0"),
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+@pytest.fixture(scope="module")
+def heartbeat(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "heartbeat"
+    done = run(
+        *("train.py", "--config=configs/heartbeat.py", f"--workdir={workdir}", "--config.num_timesteps=12"),
+        *("--config.train.steps=50", "--config.train.batch_size=64", "--config.evaluate.num_examples=100"),
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_evaluate_writes_the_report_and_the_table(roll):
+    workdir, printed = roll
+    found = json.loads((workdir / "respacing.json").read_text())
+    rows = found["rows"]
+    assert [(row["spacing"], row["num_steps"]) for row in rows] == [
+        ("all", 20),
+        *((name, 10) for name in ("uniform", "quadratic", "optimal")),
+    ]
+    assert (found["num_examples"], found["table_examples"], found["num_timesteps"]) == (200, 64, 20)
+    assert rows[0]["lost_bits"] == 0
+    for row in rows:
+        assert np.isfinite([value for name, value in row.items() if name != "spacing"]).all()
+        assert row["lost_bits"] == pytest.approx(rows[0]["bound_bits"] - row["bound_bits"], abs=1e-5)
+        assert f"{row['bound_bits']:.4f}" in printed
+    assert rows[3]["table_bits"] >= max(rows[1]["table_bits"], rows[2]["table_bits"])
+    assert (workdir / "respacing.png").read_bytes().startswith(b"\x89PNG")
+    with np.load(workdir / "respacing.npz") as table:
+        assert table["kl"].shape == (20, 20)
+        assert table["times"].tolist() == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--num_steps=7", "--gif"],
+        ["--num_steps=7", "--spacing=quadratic"],
+        ["--num_steps=7", "--spacing=optimal", "--eta=0.5", "--gif"],
+        ["--num_steps=1"],
+        ["--eta=0"],
+    ],
+)
+def test_sample(flags, roll, tmp_path):
+    done = run("sample.py", f"--workdir={roll[0]}", "--num_samples=50", f"--out={tmp_path}", *flags)
+    assert done.returncode == 0, done.stderr
+    samples = np.load(tmp_path / "samples.npz")["samples"]
+    assert samples.shape == (50, 2)
+    assert np.isfinite(samples).all()
+    assert (tmp_path / "trajectory.gif").exists() == ("--gif" in flags)
+
+
+def test_all_steps_are_the_chain_itself(roll, tmp_path):
+    for name, flags in (("whole", []), ("all", ["--num_steps=20"])):
+        done = run("sample.py", f"--workdir={roll[0]}", "--num_samples=40", f"--out={tmp_path / name}", *flags)
+        assert done.returncode == 0, done.stderr
+    whole, every = (np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "all"))
+    np.testing.assert_allclose(every, whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--num_particles=20"],
+        ["--how=renoised", "--eta=0.2"],
+        ["--how=renoised", "--num_repeats=2", "--jump_length=3"],
+    ],
+)
+def test_posteriors_of_short_chains(flags, roll, tmp_path):
+    done = run(
+        *("sample.py", f"--workdir={roll[0]}", "--denoise=held_out", "--add_noise", "--noise_sigma=0.3"),
+        *("--num_observations=2", "--num_samples=10", "--num_steps=8", f"--out={tmp_path}", *flags),
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (2, 10, 2)
+
+
+def test_bits(heartbeat, tmp_path):
+    done = run("sample.py", f"--workdir={heartbeat}", "--num_samples=20", "--num_steps=5", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) <= {0.0, 1.0}
+    refused(run("sample.py", f"--workdir={heartbeat}", "--eta=0"), "--eta", "gaussian")
+    refused(
+        run("sample.py", f"--workdir={heartbeat}", "--num_steps=5", "--spacing=optimal"),
+        "respacing.npz",
+        "evaluate.py --respacing",
+    )
+
+
+DENOISE = ["--denoise=held_out", "--add_noise", "--noise_sigma=0.3"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num_steps=0"], ["--num_steps", "1..20", "got 0"]),
+        (["--num_steps=21"], ["--num_steps", "1..20", "got 21"]),
+        (["--spacing=uniform"], ["--spacing: needs --num_steps"]),
+        (["--spacing=cubic", "--num_steps=3"], ["spacing"]),
+        (["--eta=1.5"], ["--eta: must lie in [0, 1], got 1.5"]),
+        (["--eta=nan"], ["--eta: must lie in [0, 1], got nan"]),
+        ([*DENOISE, "--eta=0", "--num_particles=10"], ["--num_particles", "--eta"]),
+        ([*DENOISE, "--eta=0"], ["--eta", "--how=renoised"]),
+    ],
+)
+def test_sample_refuses(flags, words, roll):
+    refused(run("sample.py", f"--workdir={roll[0]}", *flags), *words)
+
+
+def test_evaluate_refuses(roll):
+    refused(run("evaluate.py", f"--workdir={roll[0]}", "--respacing_examples=9"), "--respacing_examples")
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_table_is_one_line(damage, roll, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(roll[0], workdir)
+    path = workdir / "respacing.npz"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        np.savez(path, times=np.arange(1, 4), edge=np.zeros(3), kl=np.zeros((3, 3)), prior=0.0)
+    done = run("sample.py", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
+    refused(done, "respacing.npz: damaged", "again")
