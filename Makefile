@@ -19,6 +19,7 @@ bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.sampler
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.convolution
+	$(VENV)/bin/python -m benchmarks.short_chains
 
 clean:
 	rm -rf $(VENV)
