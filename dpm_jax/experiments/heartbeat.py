@@ -25,7 +25,7 @@ from dpm_jax.units import bits
 
 __all__ = ["SUMMARY", "add_arguments", "config", "run", "run_cell"]
 
-SUMMARY = "optimizer x learning rate x epochs x width, 36 runs on the heartbeat: about 2 minutes on 2 CPU cores"
+SUMMARY = "optimizer x learning rate x epochs x width, 36 runs on the heartbeat: about a minute on 2 CPU cores"
 
 RATES = (0.5, 0.05)
 OPTIMIZERS = ("Adam", "SGD")

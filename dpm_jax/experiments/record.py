@@ -45,12 +45,16 @@ def peak_megabytes() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def complete(
     path: Path,
     settings: dict[str, Any],
     cells: Sequence[Cell],
     run: Callable[[Cell], Outcome],
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = _say,
 ) -> list[Outcome]:
     """Run the cells that `path` does not have yet, and write each as it is finished.
 

@@ -24,7 +24,7 @@ from dpm_jax.units import bits
 
 __all__ = ["OPTIMIZERS", "SUMMARY", "add_arguments", "config", "run", "run_cell"]
 
-SUMMARY = "schedule x optimizer x T x loss x network, 200 runs on the swiss roll: about 10 minutes on 2 CPU cores"
+SUMMARY = "schedule x optimizer x T x loss x network, 200 runs on the swiss roll: a quarter of an hour on 2 CPU cores"
 
 SCHEDULES = ("linear", "cosine")
 # The decay goes to a hundredth of the learning rate.
@@ -52,7 +52,7 @@ class Grid(NamedTuple):
 _FULL = Grid(
     (40, 100, 150, 200, 1000),
     {"small": (32, 32), "large": (64, 64, 64)},
-    {"steps": 2000, "batch_size": 256, "num_examples": 2000},
+    {"steps": 6000, "batch_size": 256, "num_examples": 2000},
 )
 _QUICK = Grid((4,), {"small": (8,)}, {"steps": 20, "batch_size": 16, "num_examples": 50})
 
