@@ -4,6 +4,7 @@ Network, batch and number of steps are those of `cifar10`; T = 20. There is no l
 
 Paper: Bansal et al. 2022, "Cold Diffusion", section 4.3 (super-resolution).
 Command: python train.py --config=configs/cold_pixelate_cifar10.py --data_dir=FOLDER
+Expect: not run to its end here; its tests train it for some steps.
 """
 
 from ml_collections import ConfigDict

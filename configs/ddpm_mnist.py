@@ -5,6 +5,8 @@ network's, as it is there. `python -m dpm_jax.experiments mnist_objectives` puts
 
 Paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", sections 3.2 to 3.4 and 4.
 Command: python train.py --config=configs/ddpm_mnist.py --data_dir=FOLDER
+Expect, on 2 CPU cores, with --config.train.steps=2000: digits; K = 3.24 +- 0.04 bits/pixel, 3.06 bits/dim, discretised
+2.42; 0.3 s a step. Evaluation takes its time, too: K calls the network at each of 1000 t.
 """
 
 from ml_collections import ConfigDict

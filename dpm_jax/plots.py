@@ -493,7 +493,7 @@ def short_chains(lines: dict[str, Line], num_timesteps: int, full: float, null: 
     lowest = min([full, *(k for line in lines.values() for k in line.k)])
     room = 0.05 * max(full - max(lowest, null), 1e-6)
     axes.set_ylim(bottom=max(lowest, null) - room)
-    axes.set(xscale="log", xlabel="steps K of the chain", ylabel=f"lower bound ({unit})")
+    axes.set(xscale="log", xlabel="steps of the chain", ylabel=f"lower bound ({unit})")
     axes.set_title("K of the same network with fewer steps")
     axes.legend(loc="lower right")
     return figure

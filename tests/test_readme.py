@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dpm_jax import respacing
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_example_runs_and_reaches_the_limit_it_states():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     code = "\n".join(blocks)
     names = {}
     exec(code, names)
@@ -25,6 +27,12 @@ def test_the_example_runs_and_reaches_the_limit_it_states():
     log_evidence = -0.5 * (0.64 / 0.26 + np.log(2 * np.pi * 0.26)) / np.log(2)
     mean = 0.8 * 0.25 / 0.26
     assert f"{log_evidence:.3f}, and E[x[0]] = {mean:.3f}" in code
+    assert abs(k.mean - names["k_10"].mean) < 4 * np.hypot(k.stderr, names["k_10"].stderr)
+    costs = [respacing.cost_of(names["table"], times) for times in (names["best"], respacing.uniform(100, 10))]
+    assert costs[0] <= costs[1]
+    assert 0.35 < float(names["swift"].std()) < 0.5  # ten steps without noise fall short of the spread
+    assert float(names["loss"]) == 0
+    assert (names["cleared"] == -1).all()
     found = names["found"]
     assert abs(float(found.log_evidence[0]) / np.log(2) - log_evidence) < 0.1
     assert abs(float((np.exp(found.log_weights[0]) * found.x[0, :, 0]).sum()) - mean) < 0.02
