@@ -89,7 +89,7 @@ def _of_likelihood(
         files = [where / f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
         respacing_report.write(short, files[0])
         plots.save(figures.of_respacing(short), files[1])
-        short_chains.save(costs, files[2])
+        short_chains.save(costs, files[2], step)
         written += files
     return sections, written
 

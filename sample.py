@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from dpm_jax import cli, experiment, figures, plots, posterior, sampling, workdir
+from dpm_jax import cli, cold, experiment, figures, plots, posterior, sampling, workdir
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
@@ -44,6 +44,8 @@ _SPACING = flags.DEFINE_enum(
     "Of these steps; optimal: by the table that evaluate.py --respacing wrote.",
 )
 _ETA = flags.DEFINE_float("eta", None, "Steps of DDIM with so much noise, 0: none, 1: that of the posteriors.")
+
+_RULE = flags.DEFINE_enum("rule", None, get_args(cold.Rule), "Of a cold chain; the config's if not given.")
 
 _FILES = "a .npz (keys samples, mask, truth), .npy, image or folder; or held_out, the workdir's own held-out data"
 _DENOISE = flags.DEFINE_string("denoise", None, f"Noisy examples: {_FILES}.")
@@ -86,8 +88,8 @@ def _check_flags() -> None:
     if _ETA.value is not None:
         if not 0 <= _ETA.value <= 1:
             raise UserError(f"--eta: must lie in [0, 1], got {_ETA.value:g}")
-        if _NUM_PARTICLES.value and _ETA.value < 1:
-            raise UserError("--num_particles: weights need steps with a density; not --eta below 1")
+        if _NUM_PARTICLES.value:
+            raise UserError("--num_particles: weights need steps that evidence can bear on; they go with no --eta")
         if conditional and _HOW.value != "renoised":
             raise UserError(f"--eta: steps that are sure of x_0 only hear --how=renoised, got {_HOW.value}")
     needed: list[tuple[Any, bool, str]] = [
@@ -118,7 +120,21 @@ def _check_flags() -> None:
         raise UserError("--num_repeats: particles go down the chain once; leave it 1")
 
 
-def _short(description: workdir.Description, built: experiment.Experiment, where: Path) -> experiment.Experiment:
+def _build(description: workdir.Description) -> experiment.Experiment:
+    """What was trained; of a cold chain, with the rule that the flag asks for."""
+    config = description.config.copy_and_resolve_references()
+    if _RULE.value is not None:
+        if config.kernel != "cold":
+            raise UserError(f"--rule: is for kernel 'cold', and this is '{config.kernel}'")
+        config.cold.rule = _RULE.value
+    if _DENOISE.value is not None and _HOW.value == "denoised" and config.reverse.variance == "small":
+        raise UserError("--how: 'denoised' needs steps that are in doubt of x_0; not reverse.variance 'small'")
+    return experiment.build(config, description.shape)
+
+
+def _short(
+    description: workdir.Description, built: experiment.Experiment, where: Path, step: int
+) -> experiment.Experiment:
     """The experiment with the chain that the flags ask for."""
     if _ETA.value is not None and description.config.kernel != "gaussian":
         raise UserError(f"--eta: DDIM is for kernel 'gaussian', and this is '{description.config.kernel}'")
@@ -133,7 +149,7 @@ def _short(description: workdir.Description, built: experiment.Experiment, where
     if _NUM_STEPS.value is not None:
         spacing: Any = _SPACING.value
         num_timesteps = description.config.num_timesteps
-        times = short_chains.times(spacing, _NUM_STEPS.value, num_timesteps, where / "respacing.npz")
+        times = short_chains.times(spacing, _NUM_STEPS.value, num_timesteps, where / "respacing.npz", step)
     return short_chains.shortened(built, times, _ETA.value)
 
 
@@ -227,7 +243,9 @@ def main() -> None:
     _check_flags()
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
-    built = _short(description, experiment.build(description.config, description.shape), where)
+    built = _build(description)
+    step, params = loop.load_params(built, where)
+    built = _short(description, built, where, step)
     shape = _shape(built)
     if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
         raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
@@ -237,7 +255,6 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
-    _, params = loop.load_params(built, where)
     try:
         if conditional:
             _sample_posterior(description, built, params, where, out)

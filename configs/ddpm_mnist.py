@@ -1,7 +1,7 @@
 """MNIST as in DDPM: noise prediction, L_simple, T = 1000, linear beta from 1e-4 to 0.02, fixed small variance.
 
-The network and the number of steps are those of `mnist`, so that the objectives can be compared; p(x_0 | x_1) is the
-network's, as it is there. `python -m dpm_jax.experiments mnist_objectives` puts them side by side.
+Network and number of steps are those of `mnist`, so that the two can be compared; p(x_0 | x_1) is the network's, as in
+the paper. `python -m dpm_jax.experiments mnist_objectives` puts them side by side.
 
 Paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", sections 3.2 to 3.4 and 4.
 Command: python train.py --config=configs/ddpm_mnist.py --data_dir=FOLDER

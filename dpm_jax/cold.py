@@ -124,7 +124,8 @@ def restoration_loss(
 def start_loss(start: Distribution, x_last: Array) -> Array:
     """-log p(x_T) in nats a dimension: fits the law that chains begin at, by maximum likelihood.
 
-    It has no parameter in common with `restoration_loss`, so their sum trains either as it would be by itself.
+    It has no parameter in common with `restoration_loss`: in their sum, gradients of either are what they would be
+    alone, though clipping by the norm of all looks at both.
 
     Args:
       start: law of x_T, such as `level.Level`.

@@ -165,6 +165,8 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         degrade = getattr(degradations, name)(num_timesteps, **settings)
     except ValueError as error:
         raise UserError(f"config.cold.{name}: {error}") from None
+    if len(shape) != 3:
+        raise UserError(f"config.kernel: 'cold' degrades images, and the data are of shape {shape}")
     _check_shape(config, shape)
     module = _module(config, shape[-1], lambda t: t / num_timesteps)
 

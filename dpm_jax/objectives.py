@@ -27,7 +27,7 @@ from dpm_jax.types import Distribution, Kernel, Reverse
 
 __all__ = ["HYBRID_WEIGHT", "hybrid", "sample_mse", "simple"]
 
-# Of -K in nats a dimension and step. Nichol & Dhariwal take 0.001 of the sum over T = 4000 steps.
+# Of -K in nats a dimension. Nichol & Dhariwal take 0.001 of the sum over T = 4000 steps.
 HYBRID_WEIGHT = 1e-3
 
 

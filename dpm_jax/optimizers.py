@@ -33,7 +33,7 @@ def _options(field: str, text: str) -> dict[str, Any]:
         if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
             raise ValueError
         return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError):
         raise UserError(f"{field}: must be like 'momentum=0.9, nesterov=True', got {text!r}") from None
 
 
@@ -70,23 +70,23 @@ def _arguments(settings: ConfigDict, field: str, function: Callable[..., Any], o
     return given
 
 
-def learning_rate(settings: ConfigDict, num_steps: int, peak: Array | float | None = None) -> LearningRate:
-    """A linear warm-up, and then the named schedule.
+def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
+    """A linear warm-up, and then the named schedule; that alone, if it has a warm-up of its own.
 
     Args:
       settings: the config's section `optimizer`.
       num_steps: of the run: a schedule that has a length ends there, if the options say nothing else.
-      peak: in place of `settings.learning_rate`; may be traced.
 
     Raises:
       UserError: if a name or an option is not Optax's.
     """
     decay, field = settings.decay, "config.optimizer.decay"
-    peak = settings.learning_rate if peak is None else peak
-    warmup = min(settings.warmup_steps, num_steps // 2)
+    peak = settings.learning_rate
     function = _find(f"{field}.name", decay.name, _PEAKS)
     parameters = _parameters(function)
     name = next(name for name in _PEAKS if name in parameters)
+    # A schedule that has a peak has a warm-up of its own.
+    warmup = 0 if name == "peak_value" else min(settings.warmup_steps, num_steps // 2)
     given = _arguments(decay, field, function, (name,))
     if name == "peak_value" and "init_value" in parameters:
         given.setdefault("init_value", 0.0)
@@ -95,7 +95,8 @@ def learning_rate(settings: ConfigDict, num_steps: int, peak: Array | float | No
     try:
         after = function(**{name: peak}, **given)
         jax.eval_shape(after, jax.ShapeDtypeStruct((), jnp.int32))
-    except (TypeError, ValueError) as error:
+    # Options of the wrong kind raise whatever Optax meets first.
+    except Exception as error:
         raise UserError(f"{field}.options: optax.{decay.name}: {error}") from None
 
     def rate(step: Array) -> Array:
@@ -105,20 +106,17 @@ def learning_rate(settings: ConfigDict, num_steps: int, peak: Array | float | No
     return rate
 
 
-def build(
-    settings: ConfigDict, num_steps: int, peak: Array | float | None = None
-) -> tuple[optax.GradientTransformation, LearningRate]:
+def build(settings: ConfigDict, num_steps: int) -> tuple[optax.GradientTransformation, LearningRate]:
     """The optimizer, behind clipping by the global norm, and its learning rate.
 
     Args:
       settings: the config's section `optimizer`.
       num_steps: as `learning_rate`.
-      peak: as `learning_rate`.
 
     Raises:
       UserError: if a name or an option is not Optax's, or the optimizer needs more than gradients.
     """
-    rate, field = learning_rate(settings, num_steps, peak), "config.optimizer"
+    rate, field = learning_rate(settings, num_steps), "config.optimizer"
     function = _find(f"{field}.name", settings.name, ("learning_rate",))
     given = _arguments(settings, field, function, ("learning_rate",))
     try:

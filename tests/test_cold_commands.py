@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dpm_jax import config as config_lib
 from dpm_jax import experiment, sampling
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import restoration_report
@@ -121,3 +122,19 @@ def test_settings_that_make_no_sense_are_refused(changes, words):
     with pytest.raises(UserError) as error:
         experiment.build(make(**{**COLD, **changes}), (8, 8, 1))
     assert words in str(error.value)
+
+
+def test_the_rule_can_be_chosen_when_sampling(workdir, tmp_path):
+    drawn = {}
+    for rule in ("improved", "naive"):
+        run("sample.py", f"--workdir={workdir}", "--num_samples=3", f"--rule={rule}", f"--out={tmp_path / rule}")
+        drawn[rule] = np.load(tmp_path / rule / "samples.npz")["samples"]
+    assert (drawn["improved"] != drawn["naive"]).any()
+
+
+def test_vectors_are_refused():
+    config = config_lib.default()
+    config.kernel, config.train.objective = "cold", "restoration"
+    config.data.name, config.data.file.path = "file", "points.npy"
+    with pytest.raises(UserError, match=r"config\.kernel: 'cold' degrades images"):
+        experiment.build(config, (3,))

@@ -136,18 +136,6 @@ def test_order_of_the_samples_matters_to_the_error_alone():
     assert one.stderr == pytest.approx(other.stderr, rel=0.8)
 
 
-def test_halves_share_no_sample_and_follow_the_seed(monkeypatch):
-    rows = RNG.normal(size=(200, 3))
-    found = frechet.halves(rows, 90)
-    assert (found.num_a, found.num_b) == (90, 90)
-    assert found == frechet.halves(rows, 90)
-    assert found.value != frechet.halves(rows, 90, seed=1).value
-    monkeypatch.setattr(frechet, "distance", lambda a, b: (a, b))
-    parts = frechet.halves(rows, 90)
-    assert len(np.unique(np.concatenate(parts), axis=0)) == 180
-    assert np.isin(parts, rows).all()
-
-
 GOOD = RNG.normal(size=(10, 4))
 
 
@@ -168,10 +156,6 @@ def test_bad_features_are_refused_in_one_line(a, b, words):
     assert "\n" not in str(error.value)
 
 
-def test_too_few_for_halves_or_moments_are_refused():
-    with pytest.raises(ValueError, match="two parts of 6 need 12 samples, got 10"):
-        frechet.halves(GOOD, 6)
-    with pytest.raises(ValueError, match="at least 3 samples are needed, got 1"):
-        frechet.halves(GOOD, 1)
+def test_too_few_for_moments_are_refused():
     with pytest.raises(ValueError, match="features: at least 2 samples are needed, got 1"):
         frechet.moments(GOOD[:1])

@@ -101,6 +101,8 @@ def test_both_have_one_network_batch_and_number_of_steps():
     [
         (["--steps=2"], "--steps: must be at least 3, got 2"),
         (["--num_samples=0"], "--num_samples: must be at least 3"),
+        (["--num_samples=30001"], "--num_samples: must be at most 30000"),
+        (["--num_steps=50", "--num_timesteps=40"], "--num_steps: must be at most --num_timesteps, 40"),
         (["--data_dir=nowhere"], "--data_dir: "),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from dpm_jax import config as config_lib
 from dpm_jax import optimizers
+from dpm_jax.errors import UserError
 
 
 def settings(**changes):
@@ -91,17 +92,21 @@ def test_clipping_is_by_the_global_norm():
     np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-0.05 * 0.6, -0.05 * 0.8], rtol=1e-5)
 
 
-def test_the_peak_may_be_traced():
-    """Runs that differ in the learning rate alone are lanes of one program."""
+@pytest.mark.parametrize("name", ["warmup_cosine_decay_schedule", "cosine_onecycle_schedule"])
+def test_a_schedule_with_a_peak_of_its_own_is_warmed_up_once(name):
+    options = "warmup_steps=30" if name.startswith("warmup") else ""
+    rate = optimizers.learning_rate(settings(decay__name=name, decay__options=options, warmup_steps=10), 100)
+    rates = np.array([rate(jnp.asarray(i)) for i in range(100)])
+    peak = rates.argmax()
+    assert 20 < peak < 40
+    assert (np.diff(rates[: peak + 1]) >= 0).all()
+    assert (np.diff(rates[peak:]) <= 0).all()
 
-    def last(peak):
-        optimizer, _ = optimizers.build(settings(name="sgd", warmup_steps=3), 20, peak)
-        w = jnp.array(1.0)
-        state = optimizer.init(w)
-        for _ in range(5):
-            updates, state = optimizer.update(w, state, w)
-            w = optax.apply_updates(w, updates)
-        return w
 
-    together = jax.jit(jax.vmap(last))(jnp.array([0.1, 0.3]))
-    np.testing.assert_allclose(together, [last(0.1), last(0.3)], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("piecewise_constant_schedule", "boundaries_and_scales=0.1"), ("cosine_decay_schedule", "alpha={[]: 1}")],
+)
+def test_options_of_the_wrong_kind_are_refused(name, options):
+    with pytest.raises(UserError, match=r"config\.optimizer\.decay\.options"):
+        optimizers.learning_rate(settings(decay__name=name, decay__options=options), 100)

@@ -124,7 +124,9 @@ DENOISE = ["--denoise=held_out", "--add_noise", "--noise_sigma=0.3"]
         (["--eta=1.5"], ["--eta: must lie in [0, 1], got 1.5"]),
         (["--eta=nan"], ["--eta: must lie in [0, 1], got nan"]),
         ([*DENOISE, "--eta=0", "--num_particles=10"], ["--num_particles", "--eta"]),
+        ([*DENOISE, "--eta=1", "--num_particles=10"], ["--num_particles", "--eta"]),
         ([*DENOISE, "--eta=0"], ["--eta", "--how=renoised"]),
+        (["--rule=naive"], ["--rule: is for kernel 'cold'"]),
     ],
 )
 def test_sample_refuses(flags, words, roll):
@@ -135,13 +137,18 @@ def test_evaluate_refuses(roll):
     refused(run("evaluate.py", f"--workdir={roll[0]}", "--respacing_examples=9"), "--respacing_examples")
 
 
-@pytest.mark.parametrize("damage", ["cut", "other"])
+@pytest.mark.parametrize("damage", ["cut", "other", "old"])
 def test_a_damaged_table_is_one_line(damage, roll, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(roll[0], workdir)
     path = workdir / "respacing.npz"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:300])
+    elif damage == "old":
+        with np.load(path) as arrays:
+            np.savez(path, **{**arrays, "step": 100})
+        done = run("sample.py", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
+        return refused(done, "is of step 100, and the checkpoint of step 300", "again")
     else:
         np.savez(path, times=np.arange(1, 4), edge=np.zeros(3), kl=np.zeros((3, 3)), prior=0.0)
     done = run("sample.py", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")

@@ -2,8 +2,9 @@
 
 Each figure stands beside the same figure of training images in the samples' place, at the same number of images,
 against the same test images: what a model that has learnt the law of the training images would show, to within the
-errors. Beyond the bias its distance is not zero where test images have another origin: those of MNIST are by other
-writers. A model that copies its training images would show the same; `neighbours` sees that.
+errors. Beyond the bias its distance is not zero: the classifier was trained on these very images, and test images may
+have another origin, as those of MNIST are by other writers. A model that copies its training images would show the
+same; `neighbours` sees that.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ features of another network it is another number, and no two such numbers can be
 
 It is biased upwards, by O(1 / N) (Chong and Forsyth 2020): two samples of N of the same law, of d features that vary
 alike, are at a mean d^2 of (d + 5) / (2 N) of their total variance. So: always compare at the same N, and with what as
-many real data would have: `halves`. NumPy, float64.
+many real data would have. NumPy, float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["NUM_BLOCKS", "Frechet", "Moments", "distance", "halves", "moments", "squared_distance"]
+__all__ = ["NUM_BLOCKS", "Frechet", "Moments", "distance", "moments", "squared_distance"]
 
 # Of the jackknife: a standard error from 20 blocks is itself right to about 16 %.
 NUM_BLOCKS = 20
@@ -142,21 +142,3 @@ def distance(features_a: ArrayLike, features_b: ArrayLike) -> Frechet:
 
 def _without(rows: np.ndarray, block: int, blocks: int) -> Moments:
     return _moments(rows[np.arange(len(rows)) % blocks != block])
-
-
-def halves(features: ArrayLike, num: int, seed: int = 0) -> Frechet:
-    """The distance between two random parts, `num` samples each, without overlap: what a perfect model would have.
-
-    Args:
-      features: [N, d] of real data, N >= 2 num.
-      num: of samples in each part, at least 3: as many as of the model.
-      seed: of the choice.
-
-    Raises:
-      ValueError: if there are too few, or as `distance`.
-    """
-    rows = _rows("features", features, _FEWEST)
-    if len(rows) < 2 * num:
-        raise ValueError(f"features: two parts of {num} need {2 * num} samples, got {len(rows)}")
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return distance(rows[order[:num]], rows[order[num : 2 * num]])

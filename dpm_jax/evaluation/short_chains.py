@@ -45,7 +45,7 @@ def shortened(experiment: Experiment, times: np.ndarray | None = None, eta: floa
     return experiment._replace(model=model)
 
 
-def times(spacing: Spacing, num: int, num_timesteps: int, table: Path) -> np.ndarray:
+def times(spacing: Spacing, num: int, num_timesteps: int, table: Path, step: int | None = None) -> np.ndarray:
     """`num` of the times 1..T, int [num].
 
     Args:
@@ -53,6 +53,7 @@ def times(spacing: Spacing, num: int, num_timesteps: int, table: Path) -> np.nda
       num: how many.
       num_timesteps: T.
       table: where that is.
+      step: of the checkpoint that the times are for; None for whatever the table is of.
 
     Raises:
       UserError: if there are not so many, or there is no such table.
@@ -61,39 +62,44 @@ def times(spacing: Spacing, num: int, num_timesteps: int, table: Path) -> np.nda
         raise UserError(f"--num_steps: must lie in 1..{num_timesteps}, the steps of the chain, got {num}")
     if spacing != "optimal":
         return {"uniform": respacing.uniform, "quadratic": respacing.quadratic}[spacing](num_timesteps, num)
-    costs = load(table, num_timesteps)
+    costs = load(table, num_timesteps, step)
     if num > len(costs.times):
         raise UserError(f"--num_steps: {table} has {len(costs.times)} times to choose from, got {num}")
     return respacing.optimal(costs, num).times
 
 
-def save(costs: Costs, path: Path) -> None:
-    """Write a table of costs as `.npz`, an array a field.
+def save(costs: Costs, path: Path, step: int) -> None:
+    """Write a table of costs as `.npz`, an array a field, and the step of the checkpoint that it is of.
 
     Raises:
       UserError: if the file can't be written.
     """
     arrays: dict[str, Any] = costs._asdict()
     try:
-        np.savez(path, **arrays)
+        np.savez(path, step=step, **arrays)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def load(path: Path, num_timesteps: int) -> Costs:
-    """What `save` wrote, for a chain of `num_timesteps`.
+def load(path: Path, num_timesteps: int, step: int | None = None) -> Costs:
+    """What `save` wrote, for a chain of `num_timesteps` and, if it is given, the checkpoint of this step.
 
     Raises:
-      UserError: if it is not there, damaged, or of another chain.
+      UserError: if it is not there, damaged, or of another chain or checkpoint.
     """
     if not path.exists():
         raise UserError(f"--spacing: 'optimal' needs {path}; run evaluate.py --respacing first")
     try:
         with np.load(path) as arrays:
             costs = Costs(**{name: arrays[name] for name in Costs._fields})
+            made_at = int(arrays["step"])
         num = len(costs.times)
         if costs.edge.shape != (num,) or costs.kl.shape != (num, num) or costs.times[-1] != num_timesteps:
             raise ValueError(f"is no table of a chain of {num_timesteps} steps")
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: damaged: {error}; run evaluate.py --respacing again") from error
+    if step not in (None, made_at):
+        raise UserError(
+            f"{path}: is of step {made_at}, and the checkpoint of step {step}; run evaluate.py --respacing again"
+        )
     return costs

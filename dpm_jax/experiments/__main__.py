@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         chosen = parser.parse_args(arguments)
         EXPERIMENTS[chosen.name].run(chosen)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.stdout.flush()
         print(" ".join(["error:", *str(error).split()]), file=sys.stderr)
         return 2

@@ -32,9 +32,9 @@ def run(arguments: Namespace) -> None:
     Raises:
       UserError: if data are missing, or sizes are out of range.
     """
-    for name in ("steps", "num_samples", "num_steps", "num_timesteps", "cold_timesteps"):
-        if getattr(arguments, name) < 3:
-            raise UserError(f"--{name}: must be at least 3, got {getattr(arguments, name)}")
+    mnist_runs.check(arguments, ("steps", "num_samples", "num_steps", "num_timesteps", "cold_timesteps"))
+    if arguments.cold_timesteps > arguments.num_timesteps:
+        raise UserError(f"--cold_timesteps: must be at most --num_timesteps, {arguments.num_timesteps}")
     judge = mnist_runs.judge(arguments.out, arguments.data_dir)
     folder = arguments.out / "mnist"
     ddpm = mnist_objectives.configs(arguments.steps, arguments.num_timesteps)["ddpm"]

@@ -14,7 +14,6 @@ import jax
 from ml_collections import ConfigDict
 
 from dpm_jax import experiment, plots
-from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
 from dpm_jax.experiments import mnist_runs
 from dpm_jax.experiments.mnist_runs import Quality
@@ -41,7 +40,7 @@ def configs(steps: int, num_timesteps: int) -> dict[str, ConfigDict]:
     return {"ddpm": ddpm, "bound": ours}
 
 
-_NAMES = {"ddpm": "epsilon, L_simple (ddpm_mnist)", "bound": "bound K (mnist, T = 1000, no emphasis)"}
+_NAMES = {"ddpm": "DDPM: epsilon, L_simple (ddpm_mnist)", "bound": "bound K (mnist, T = 1000, no emphasis)"}
 
 
 def run(arguments: Namespace) -> None:
@@ -50,9 +49,7 @@ def run(arguments: Namespace) -> None:
     Raises:
       UserError: if data are missing, or sizes are out of range.
     """
-    for name in ("steps", "num_samples", "num_steps", "num_examples", "num_timesteps"):
-        if getattr(arguments, name) < 3:
-            raise UserError(f"--{name}: must be at least 3, got {getattr(arguments, name)}")
+    mnist_runs.check(arguments, ("steps", "num_samples", "num_steps", "num_examples", "num_timesteps"))
     judge = mnist_runs.judge(arguments.out, arguments.data_dir)
     rows: dict[str, Any] = {}
     shown = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "add_arguments",
     "best_and_worst",
+    "check",
     "config_of",
     "judge",
     "quality",
@@ -35,6 +36,10 @@ __all__ = [
     "sample",
     "train",
 ]
+
+
+# Training images stand in their place, and as many others choose a bandwidth.
+_MOST_SAMPLES = 30_000
 
 
 class Run(NamedTuple):
@@ -85,6 +90,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--num_steps", type=int, default=50, help="of the noisy chains that draw them (%(default)s)")
 
 
+def check(arguments: Namespace, names: tuple[str, ...]) -> None:
+    """Refuse sizes that are out of range.
+
+    Args:
+      arguments: of `add_arguments`.
+      names: of those that have to be 3 at least.
+
+    Raises:
+      UserError: naming the flag.
+    """
+    for name in names:
+        if getattr(arguments, name) < 3:
+            raise UserError(f"--{name}: must be at least 3, got {getattr(arguments, name)}")
+    if arguments.num_samples > _MOST_SAMPLES:
+        raise UserError(f"--num_samples: must be at most {_MOST_SAMPLES}, half of the training images")
+    if arguments.num_steps > arguments.num_timesteps:
+        raise UserError(f"--num_steps: must be at most --num_timesteps, {arguments.num_timesteps}")
+
+
 def config_of(name: str) -> ConfigDict:
     """A shipped config by name.
 
@@ -102,7 +126,10 @@ def config_of(name: str) -> ConfigDict:
 def train(config: ConfigDict, where: Path, source: Source) -> Run:
     """Train as train.py does; a run that is finished is only read."""
     built = experiment.build(config, source.shape)
-    workdir.claim(where, config, source)
+    try:
+        workdir.claim(where, config, source)
+    except UserError as error:
+        raise UserError(str(error).replace("--workdir", "--out")) from None
     print(f"{where}: {config.train.steps} steps", flush=True)
     step, params = loop.train(built, source.supply, where)
     return Run(built, params, source, step)
