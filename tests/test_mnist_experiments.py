@@ -25,17 +25,18 @@ def few():
 
 @pytest.fixture
 def small(few, monkeypatch):
-    """Few images to be judged by, and networks of one scale in place of those of the configs."""
+    """Few images to be judged by, and a network that compiles quickly in place of those of the configs."""
     shipped = mnist_runs.config_of
     monkeypatch.setattr(tfds, "load_labelled", lambda _name, _image, _label, split, _data_dir: few[split])
 
-    def of_one_scale(name):
+    def quick(name):
         config = shipped(name)
-        config.network.unet.features = (8,)
+        config.network.name = "multiscale"
+        config.network.multiscale.features, config.network.multiscale.num_layers = 4, 1
         config.train.batch_size = 8
         return config
 
-    monkeypatch.setattr(mnist_runs, "config_of", of_one_scale)
+    monkeypatch.setattr(mnist_runs, "config_of", quick)
 
 
 @pytest.fixture
@@ -122,5 +123,5 @@ def test_what_is_refused(name, flags, words, tmp_path, capsys, monkeypatch):
 def test_a_damaged_classifier_is_refused(judged, small, capsys):
     path = judged / "classifier.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    assert command.main(["mnist_cold", f"--out={judged}", *FLAGS]) == 2
+    assert command.main(["mnist_cold", f"--out={judged}", "--cold_timesteps=4", *FLAGS]) == 2
     assert "damaged" in capsys.readouterr().err
