@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from jax import Array
 
-from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax import cli, experiment, figures, mesh, plots, workdir
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import (
@@ -107,17 +107,18 @@ def main() -> None:
     if _PARZEN.value:
         images.check_parzen(source, _PARZEN_SAMPLES.value)
     built = experiment.build(config, description.shape)
-    step, params = loop.load_params(built, where)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration
-    sections, written = evaluate(eval_key, built, params, source, num_examples, step, where)
-    if _PARZEN.value:
-        parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
-        print(images.parzen_table(parzen))
-        sections["parzen"] = parzen.asdict()
-    report.write(sections, where / "evaluation.json")
-    print("wrote " + ", ".join(str(path) for path in [where / "evaluation.json", *written]))
+    with mesh.over_all_devices(), cli.outputs(where) as out:
+        step, params = loop.load_params(built, where)
+        sections, written = evaluate(eval_key, built, params, source, num_examples, step, out)
+        if _PARZEN.value:
+            parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
+            print(images.parzen_table(parzen))
+            sections["parzen"] = parzen.asdict()
+        report.write(sections, out / "evaluation.json")
+        print("wrote " + ", ".join(str(path) for path in [out / "evaluation.json", *written]))
 
 
 if __name__ == "__main__":

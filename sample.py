@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from dpm_jax import cli, cold, experiment, figures, plots, posterior, sampling, workdir
+from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, sampling, workdir
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
@@ -223,15 +223,17 @@ def _sample_model(
     print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
     if _GIF.value:
         kept = jax.jit(
-            lambda key, params: sampling.ancestral_trajectory(
-                key,
-                built.kernel,
-                built.model(params).reverse,
-                min(num, 1000 if len(shape) == 1 else 16),
-                shape,
-                num_timesteps,
-                keep_every=max(num_timesteps // 50, 1),
-                start=None if built.cold is None else built.cold.start(params),
+            lambda key, params: mesh.gather(
+                sampling.ancestral_trajectory(
+                    key,
+                    built.kernel,
+                    built.model(params).reverse,
+                    min(num, 1000 if len(shape) == 1 else 16),
+                    shape,
+                    num_timesteps,
+                    keep_every=max(num_timesteps // 50, 1),
+                    start=None if built.cold is None else built.cold.start(params),
+                )
             )
         )(key, params)
         states = np.asarray(description.standardization.invert(kept.x))
@@ -244,8 +246,6 @@ def main() -> None:
     where = Path(_WORKDIR.value)
     description = workdir.read(where)
     built = _build(description)
-    step, params = loop.load_params(built, where)
-    built = _short(description, built, where, step)
     shape = _shape(built)
     if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
         raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
@@ -256,10 +256,13 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     try:
-        if conditional:
-            _sample_posterior(description, built, params, where, out)
-        else:
-            _sample_model(description, built, params, out)
+        with mesh.over_all_devices(), cli.outputs(out) as ours:
+            step, params = loop.load_params(built, where)
+            built = _short(description, built, where, step)
+            if conditional:
+                _sample_posterior(description, built, params, where, ours)
+            else:
+                _sample_model(description, built, params, ours)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 

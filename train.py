@@ -7,6 +7,7 @@
 Run the same command again to go on from the last checkpoint.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.training import loop
+from dpm_jax.training import cost, loop
+from dpm_jax.training import profile as trace
 from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.summary import summary
 
 _CONFIG = cli.config_flag(Path(__file__).parent / "configs" / "swiss_roll.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; runs/NAME_OF_CONFIG if not given.")
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "FIRST:LAST, steps that are traced into WORKDIR/profile, for TensorBoard and Perfetto."
+)
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Compile, print what a step costs as XLA counts it, and leave.")
+_DEBUG_NANS = flags.DEFINE_boolean("debug_nans", False, "Stop where the first NaN is made, and say where that is.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 
 
@@ -43,17 +50,37 @@ def _config() -> tuple[ConfigDict, str]:
 
 def main() -> None:
     config, name = _config()
+    if _DEBUG_NANS.value:
+        jax.config.update("jax_debug_nans", True)
     source = experiment.open_source(config, _DATA_DIR.value)
     report.check_examples(source, config.evaluate.num_examples)
     built = experiment.build(config, source.shape)
     where = Path(_WORKDIR.value or f"runs/{name}")
-    workdir.claim(where, config, source)
-    print(f"{name}: writing to {where}")
-    print(summary(built))
+    with ExitStack() as context:
+        context.enter_context(cli.mesh_context(config.mesh, config.train.batch_size // config.train.accumulate))
+        if _DRY_RUN.value:
+            print(summary(built))
+            print(cost.table(loop.dry_run(built, source.supply), config.train.batch_size))
+            return
+        if jax.process_index() == 0:
+            context.enter_context(workdir.alone(where))
+            workdir.claim(where, config, source)
+        cli.wait_for_all("workdir")
+        print(f"{name}: writing to {where}")
+        print(summary(built))
+        profile = None if _PROFILE_STEPS.value is None else trace.steps(_PROFILE_STEPS.value)
+        step, params, stopped = loop.train(built, source.supply, where, profile=profile)
+        if stopped:
+            print(f"told to stop: saved step {step} of {config.train.steps}; the same command goes on from there")
+            return
+        key = jax.random.key(config.seed + 1)
+        evaluate = _of_likelihood if built.cold is None else _of_restoration
+        sections, drawn = evaluate(key, built, params, source, step)
+    if jax.process_index() == 0:
+        _write(where, step, sections, drawn)
 
-    step, params = loop.train(built, source.supply, where)
-    key = jax.random.key(config.seed + 1)
-    sections, drawn = (_of_likelihood if built.cold is None else _of_restoration)(key, built, params, source, step)
+
+def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Figure]) -> None:
     report.write(sections, where / "evaluation.json")
     with MetricsWriter(where, step) as metrics:
         if "bound_bits" in sections:

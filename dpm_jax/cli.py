@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from dpm_jax import config as config_lib
+from dpm_jax import mesh
 from dpm_jax.errors import UserError
 
-__all__ = ["config_flag", "run"]
+__all__ = ["config_flag", "mesh_context", "outputs", "run", "wait_for_all"]
+
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", None, "Whether several processes run this together; found out on TPUs and under Slurm, if not given."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of the processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 
 
 def config_flag(default: Path) -> Any:
@@ -54,6 +66,80 @@ def _end(message: str) -> NoReturn:
     os._exit(2)
 
 
+def _join_processes() -> None:
+    """Make one machine of all processes, where there are several.
+
+    Raises:
+      UserError: if the flags are not all there, or the others can't be reached.
+    """
+    told = {"coordinator_address": _COORDINATOR, "num_processes": _NUM_PROCESSES, "process_id": _PROCESS_ID}
+    values: dict[str, Any] = {name: flag.value for name, flag in told.items() if flag.value is not None}
+    if values and len(values) < len(told):
+        absent = next(name for name in told if name not in values)
+        raise UserError(f"--{absent}: missing; --coordinator_address, --num_processes and --process_id go together")
+    found = bool(values) if _DISTRIBUTED.value is None else _DISTRIBUTED.value
+    if found or (_DISTRIBUTED.value is None and (_on_slurm() or _on_tpu())):
+        try:
+            jax.distributed.initialize(**values)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"--distributed: {error}; --nodistributed runs this process by itself") from None
+    if jax.process_index() > 0:
+        # The first speaks for all; what others have to say is said on stderr.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _on_slurm() -> bool:
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+
+
+def _on_tpu() -> bool:
+    """Whether this host has one: a host of a pod does not know how many others there are until it asks."""
+    devices = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
+    return devices and importlib.util.find_spec("libtpu") is not None
+
+
+def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContextManager[Any]:
+    """The mesh of all devices, set.
+
+    Args:
+      settings: `data` and `fsdp`, see `mesh.make`.
+      batch_size: that is to be shared out evenly, if any.
+
+    Raises:
+      UserError: if the devices, or the batch, can't be shared out so.
+    """
+    try:
+        context = mesh.over_all_devices(settings.data, settings.fsdp)
+    except ValueError as error:
+        raise UserError(f"config.{error}") from None
+    num = jax.device_count()
+    if batch_size is not None and batch_size % num:
+        raise UserError(
+            f"config.train.batch_size: each part of it (train.accumulate) must be divisible by the {num} devices, got "
+            f"{batch_size}"
+        )
+    return context
+
+
+def wait_for_all(what: str) -> None:
+    """Until every process is here; what one of them does before, the others find done."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+@contextmanager
+def outputs(where: Path) -> Iterator[Path]:
+    """Where to write what all processes have computed: `where`, and of all but the first, where nobody looks.
+
+    So all run the same programs, which they have to, and every file is written once.
+    """
+    if jax.process_index() == 0:
+        yield where
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command: parse flags, call `main`; a `UserError` is one line on stderr and exit code 2."""
 
@@ -61,6 +147,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(arguments) > 1:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags begin with --")
+            _join_processes()
             main()
         except UserError as error:
             _end(str(error))

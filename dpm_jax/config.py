@@ -24,6 +24,10 @@ RESUMABLE = {
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
+    "train.keep_every",
+    "train.max_skipped",
+    "mesh.data",
+    "mesh.fsdp",
     "evaluate.num_examples",
     "evaluate.num_samples",
 }
@@ -81,6 +85,7 @@ RANGES = {
     "network.unet.num_heads": "[1, inf)",
     "network.unet.num_groups": "[1, inf)",
     "network.unet.num_bumps": "[1, inf)",
+    "network.unet.dropout": "[0, 1)",
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.adam.b1": "[0, 1)",
     "optimizer.adam.b2": "[0, 1)",
@@ -95,9 +100,14 @@ RANGES = {
     "optimizer.ema_decay": "[0, 1)",
     "train.steps": "[1, inf)",
     "train.batch_size": "[2, inf)",
+    "train.accumulate": "[1, inf)",
     "train.log_every": "[1, inf)",
     "train.emphasis": "[0, inf)",
     "train.checkpoint_every": "[1, inf)",
+    "train.keep_every": "[0, inf)",
+    "train.max_skipped": "[1, inf)",
+    "mesh.data": "[-1, inf)",
+    "mesh.fsdp": "[-1, inf)",
     "evaluate.num_examples": "[2, inf)",
     "evaluate.num_samples": "[1, inf)",
 }
@@ -186,6 +196,8 @@ def default() -> ConfigDict:
                     "num_heads": 4,
                     "num_groups": 8,
                     "num_bumps": 16,
+                    "dropout": 0.0,  # in training
+                    "remat": False,  # less memory for a third more time
                 },
             },
             "optimizer": {
@@ -208,12 +220,16 @@ def default() -> ConfigDict:
             "train": {
                 "steps": 2500,
                 "batch_size": 1024,
+                "accumulate": 1,  # parts that a batch is cut into, one after another; the gradient is their mean
                 "objective": "bound",  # -K; others to compare it with, dpm_jax/objectives.py; restoration: kernel cold
                 "time_sampler": "low_discrepancy",  # which t to look at
                 "emphasis": 0.0,  # t counts (1 - alpha_bar_t)^emphasis: less of the finest noise; 0: the bound itself
                 "log_every": 100,  # also how many steps go into one dispatch
                 "checkpoint_every": 1000,
+                "keep_every": 0,  # checkpoints at its multiples stay for good, beside the newest two and the best
+                "max_skipped": 10,  # steps whose loss is not finite are skipped; so many in a row end the training
             },
+            "mesh": {"data": -1, "fsdp": 1},  # devices along each axis, -1: all that are left; see dpm_jax/mesh.py
             "evaluate": {"num_examples": 20000, "num_samples": 64},  # samples: images shown in the figure
         }
     )
@@ -302,6 +318,9 @@ def _check_relations(config: ConfigDict) -> None:
         raise UserError(f"config.kernel: 'cold' degrades images, and data '{config.data.name}' are vectors")
     _check_reverse(config)
     _check_objective(config)
+    if config.train.batch_size % config.train.accumulate:
+        whole, parts = config.train.batch_size, config.train.accumulate
+        raise UserError(f"config.train.accumulate: must divide the batch of {whole}, got {parts}")
     if config.data.crop and config.data.name not in ("tfds", "folder", "file"):
         raise UserError(f"config.data.crop: data '{config.data.name}' are not cut; leave it 0")
     if config.network.dtype != "float32" and config.network.name not in ("multiscale", "unet"):

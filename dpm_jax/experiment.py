@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from dpm_jax import (
     degradations,
     gaussian,
     level,
+    mesh,
     objectives,
     optimizers,
     predictions,
@@ -52,8 +53,18 @@ _MAX_FULL_DIM = 6
 # How much faster the scales of a cold chain's start are learned than the weights.
 _START_RATE = 5.0
 
+# Folded into the key of a loss; smaller numbers would give the keys that splitting it does.
+_DROPOUT = 2**31
+
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
+
+
+class Network(Protocol):
+    """See `Experiment`."""
+
+    def __call__(self, params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
+        """Outputs."""
 
 
 class Restoration(NamedTuple):
@@ -78,9 +89,9 @@ class Experiment(NamedTuple):
       shape: of one example.
       kernel: the module `gaussian` or `binomial`; a cold chain is sampled with the former's verbs.
       init: key -> parameters.
-      network: (parameters, x_t, t) -> outputs, the bare network.
-      model: parameters -> `Model`; traceable. Its reverse function has the config's edge at t = 1. Of a cold
-        chain the schedule does no more than count the steps.
+      network: (parameters, x_t, t, key=None) -> outputs, the bare network; with a key, as in training, it drops out.
+      model: (parameters, key=None) -> `Model`; traceable. Its reverse function has the config's edge at t = 1. Of a
+        cold chain the schedule does no more than count the steps.
       cold: what a cold chain has in place of noise; None where there is noise.
       memory: what the loss remembers from step to step, before the first; empty where it needs none.
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
@@ -94,8 +105,8 @@ class Experiment(NamedTuple):
     shape: tuple[int, ...]
     kernel: Kernel
     init: Callable[[Array], Params]
-    network: Callable[[Params, Array, Array], Array]
-    model: Callable[[Params], Model]
+    network: Network
+    model: Callable[..., Model]
     cold: Restoration | None
     memory: Memory
     loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
@@ -144,11 +155,11 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     network = _applied(module)
 
-    def model(params: Params) -> Model:
+    def model(params: Params, key: Array | None = None) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
 
         def reverse(x_t: Array, t: Array) -> Any:
-            return to_distribution(schedule, x_t, t, network(params, x_t, t))
+            return to_distribution(schedule, x_t, t, network(params, x_t, t, key))
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
@@ -176,8 +187,8 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     network = _applied(module)
 
-    def restorer(params: Params) -> cold.Restore:
-        return lambda x_t, t: x_t + network(params, x_t, t)
+    def restorer(params: Params, key: Array | None = None) -> cold.Restore:
+        return lambda x_t, t: x_t + network(params, x_t, t, key)
 
     def start(params: Params) -> level.Level:
         law = level.Level(**params["start"])
@@ -191,7 +202,8 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         return Model(_schedule(config), cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        restored = cold.restoration_loss(key, degrade, restorer(params), x_0, num_timesteps, norm=config.cold.norm)
+        restore = restorer(params, jax.random.fold_in(key, _DROPOUT))
+        restored = cold.restoration_loss(key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
         x_last = cold.keyed(degrade)(key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
         return restored + cold.start_loss(start(params), x_last), memory
 
@@ -200,18 +212,19 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     return Experiment(config, shape, gaussian, init, network, model, parts, (), loss, optimizer, learning_rate)
 
 
-def _applied(module: nn.Module) -> Callable[[Params, Array, Array], Array]:
-    def network(params: Params, x_t: Array, t: Array) -> Array:
+def _applied(module: nn.Module) -> Network:
+    def network(params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
+        rngs = {} if key is None else {"dropout": key}
         # float32 means float32: accelerators would multiply in fewer bits.
         with jax.default_matmul_precision("highest"):
-            outputs: Any = module.apply({"params": params["network"]}, x_t, t)
+            outputs: Any = module.apply({"params": params["network"]}, mesh.spread(x_t), t, rngs=rngs)
         return outputs  # type: ignore[no-any-return]
 
     return network
 
 
 def _loss(
-    config: ConfigDict, kernel: Any, base: Schedule, model: Callable[[Params], Model]
+    config: ConfigDict, kernel: Any, base: Schedule, model: Callable[..., Model]
 ) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
     """The memory that training begins with, and the loss."""
     settings, edge = config.train, config.edge
@@ -219,7 +232,8 @@ def _loss(
 
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
-            found = bound.estimate(key, kernel, *model(params), x_0, edge=edge, time_sampler=sampler)
+            dropping = model(params, jax.random.fold_in(key, _DROPOUT))
+            found = bound.estimate(key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -229,7 +243,7 @@ def _loss(
         sampler = timesteps.emphasis(base.sigma2**settings.emphasis)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        schedule, reverse = model(params)
+        schedule, reverse = model(params, jax.random.fold_in(key, _DROPOUT))
         if settings.objective == "simple":
             value = objectives.simple(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "hybrid":

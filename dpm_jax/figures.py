@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
-from dpm_jax import plots, sampling
+from dpm_jax import mesh, plots, sampling
 from dpm_jax.data import Source
 from dpm_jax.evaluation.images import nearest_training
 from dpm_jax.evaluation.likelihood_report import LikelihoodReport
@@ -94,7 +94,7 @@ def _states(key: Array, experiment: Experiment, params: Params, num: int, times:
     @jax.jit
     def draw(params: Params) -> sampling.Trajectory:
         schedule, reverse = experiment.model(params)
-        return sampling.ancestral_trajectory(
+        kept = sampling.ancestral_trajectory(
             key,
             experiment.kernel,
             reverse,
@@ -103,6 +103,7 @@ def _states(key: Array, experiment: Experiment, params: Params, num: int, times:
             schedule.num_timesteps,
             keep_every=_stride(schedule.num_timesteps),
         )
+        return mesh.gather(kept)
 
     kept = draw(params)
     index = {int(t): i for i, t in enumerate(kept.t)}
@@ -128,10 +129,11 @@ def _plane(key: Array, experiment: Experiment, params: Params, source: Source, t
     position = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     # The edge at t = 1 is not learned; the first learned step is that at t = 2.
     drift_times = [max(t, min(2, num_timesteps)) for t in times]
+    to_mean = jax.jit(lambda x, t: mesh.gather(reverse(x, t).mean - x))
     drift = [
         plots.Drift(
             np.asarray(position),
-            np.asarray(reverse(position, jnp.full(len(position), t, jnp.int32)).mean - position),
+            np.asarray(to_mean(position, jnp.full(len(position), t, jnp.int32))),
         )
         for t in drift_times
     ]

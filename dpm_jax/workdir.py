@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,11 @@ from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
 
-__all__ = ["Description", "check_source", "claim", "read"]
+__all__ = ["Description", "alone", "check_source", "claim", "read"]
+
+
+# Of the files of a workdir. To be raised when they change so that an older dpm_jax would misread them.
+_FORMAT = 1
 
 
 class Description(NamedTuple):
@@ -40,13 +46,38 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
         check_source(read(workdir), source, workdir)
     ours = source.standardization
     units = {name: np.asarray(getattr(ours, name)).tolist() for name in ("mean", "scale")}
-    described = {"shape": source.shape, **units, "levels": ours.levels}
+    described = {"format": _FORMAT, "shape": source.shape, **units, "levels": ours.levels}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "data.json").write_text(json.dumps(described) + "\n")
         config_lib.save(config, path)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Hold `workdir` for this process; the lock goes with the process, however that ends.
+
+    Raises:
+      UserError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock.
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{workdir}: another process is training here; choose another --workdir") from None
+        yield
 
 
 def read(workdir: Path) -> Description:
@@ -58,6 +89,12 @@ def read(workdir: Path) -> Description:
     config = config_lib.load(workdir / "config.json")
     try:
         data = json.loads((workdir / "data.json").read_text())
+        if not isinstance(data, dict):
+            raise ValueError("not a description")
+        if data.get("format", 1) > _FORMAT:
+            raise UserError(
+                f"{workdir}: is of format {data['format']}, of a newer dpm_jax; this one knows up to {_FORMAT}"
+            )
         mean, scale = (jnp.asarray(data[name], jnp.float32) for name in ("mean", "scale"))
         shape = tuple(data["shape"])
         if not all(isinstance(size, int) and size > 0 for size in shape):

@@ -35,6 +35,7 @@ def small():
     config.network.time_mlp.num_frequencies = 4
     config.train.batch_size = 16
     config.train.steps = STEPS
+    config.train.max_skipped = 1
     return experiment.build(config, (2,)), experiment.open_source(config)
 
 

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "dpm_jax"
 FLOORS = {
     "errors": 0,
     "shapes": 0,
+    "mesh": 0,
     "units": 0,
     "small_matrices": 0,
     "normal": 1,

@@ -62,7 +62,7 @@ def array(tmp_path):
 
 def test_batches_are_taken_in_order_and_padded():
     counter = sources.Stream(
-        lambda seed, size, first: (np.full((size, 2), seed + i, np.uint8) for i in range(first, 100)),
+        lambda seed, size, first, **_: (np.full((size, 2), seed + i, np.uint8) for i in range(first, 100)),
         lambda key, raw: raw,
     )
     data = feed.open_feed(counter, 3, 4, 5, 6)
@@ -75,7 +75,9 @@ def test_batches_are_taken_in_order_and_padded():
 
 def test_what_one_dispatch_brings_is_bounded(monkeypatch):
     monkeypatch.setattr(feed, "_MAX_BYTES", 100)
-    stream = sources.Stream(lambda seed, size, first: iter([np.zeros((size, 10), np.uint8)] * 9), lambda key, raw: raw)
+    stream = sources.Stream(
+        lambda seed, size, first, **_: iter([np.zeros((size, 10), np.uint8)] * 9), lambda key, raw: raw
+    )
     assert feed.open_feed(stream, 0, 3, 0, 1000).capacity == 3
     assert feed.open_feed(stream, 0, 30, 0, 1000).capacity == 1
 
@@ -83,7 +85,7 @@ def test_what_one_dispatch_brings_is_bounded(monkeypatch):
 @needs_grain
 def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, tmp_path):
     model, source = built(make(**array))
-    _, whole = loop.train(model, source.supply, tmp_path / "whole")
+    whole = loop.train(model, source.supply, tmp_path / "whole")
     shorter, _ = built(make(**array, train__steps=12))
     # The learning rate follows the number of steps: cut the long run itself.
     cut = tmp_path / "cut"
@@ -92,8 +94,8 @@ def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, 
     from dpm_jax.training.checkpoints import Checkpoints
 
     with Checkpoints(cut) as checkpoints:
-        checkpoints.save(12, state)
-    _, resumed = loop.train(model, source.supply, cut)
+        checkpoints.save(12, state, 0.0)
+    resumed = loop.train(model, source.supply, cut)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert shorter.config.train.steps == 12
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dpm_jax import config as config_lib
@@ -160,7 +161,7 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     # Stop at step 40 as a kill would: the checkpoint of step 40 is the last thing written.
     state, _ = run_steps_of(first, source)(step.init(first), 40)
     with Checkpoints(tmp_path / "cut") as checkpoints:
-        checkpoints.save(40, state)
+        checkpoints.save(40, state, 0.0)
     said = []
     resumed = loop.train(built, source.supply, tmp_path / "cut", said.append)
     assert "going on from step 40" in said[0]
@@ -175,11 +176,11 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     again = loop.train(built, source.supply, tmp_path)
     same(first, again)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
-    same(loop.load_params(built, tmp_path), first)
+    same(loop.load_params(built, tmp_path), first[:2])
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):
-    built, source = small()
+    built, source = small(train__max_skipped=1)
 
     def poisoned(key, num):
         # A batch is known by its key; that of step 51 is bad.
@@ -187,15 +188,62 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(
 
     train_key = jax.random.split(jax.random.key(built.config.seed))[1]
     bad = jnp.stack([jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, 50))[0])[0]])
-    with pytest.raises(UserError, match=r"not finite at step 51; the checkpoint of step 40 is kept"):
+    with pytest.raises(UserError, match=r"not finite at step 51, the 1. in a row; the checkpoint of step 40 is kept"):
         loop.train(built, poisoned, tmp_path)
     assert loop.load_params(built, tmp_path)[0] == 40
 
 
-def test_only_the_newest_two_checkpoints_are_kept(tmp_path):
-    built, source = small(train__checkpoint_every=10)
-    loop.train(built, source.supply, tmp_path)
-    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [50, 60]
+def test_the_newest_two_the_best_and_every_nth_checkpoint_are_kept(tmp_path):
+    tree = {"a": jnp.arange(3.0)}
+    with Checkpoints(tmp_path, keep_every=40) as checkpoints:
+        for step_number, loss in ((10, 3.0), (20, 1.0), (30, 2.0), (40, 5.0), (50, 4.0), (60, 3.0), (70, 3.5)):
+            checkpoints.save(step_number, tree, loss)
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [20, 40, 60, 70]
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
+    built, source = small()
+    whole = loop.train(built, source.supply, tmp_path)
+    for file in (tmp_path / "checkpoints" / "60").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    said = []
+    assert loop.load_params(built, tmp_path, said.append)[0] == 40
+    assert "60: damaged" in said[0]
+    assert said[0].endswith("the checkpoint of step 40 is used in its place")
+    again = loop.train(built, source.supply, tmp_path, said.append)
+    assert "going on from step 40" in said[-1]
+    same(whole, again)
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert {"40", "60", "60.damaged"} <= set(kept)
+    assert loop.load_params(built, tmp_path)[0] == 60
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    built, source = small(train__steps=40, train__log_every=20)
+    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
+
+    def key_of(step_number):
+        return jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, step_number))[0])[0]
+
+    bad = jnp.stack([key_of(5), key_of(6), key_of(30)])
+
+    def poisoned(key, num):
+        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
+
+    found = loop.train(built, poisoned, tmp_path)
+    assert found.step == 40
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["skipped"] for line in lines] == [2, 1]
+    assert all(np.isfinite(line["loss_bits"]) for line in lines)
+    # What a step that is skipped leaves behind is the state before it.
+    data = feed.open_feed(poisoned, 0, 64, 0, 10)
+    run = step.make_run_steps(built, data.draw)
+    state = jax.device_get(run(step.init(built), 5)[0])
+    after, progress = run(jax.tree.map(jnp.asarray, state), 2)
+    same(after._replace(step=state.step, skipped=state.skipped), state)
+    assert (int(after.step), int(after.skipped), int(progress.num_skipped)) == (7, 2, 2)
+    assert int(after.num_updates) == 5
 
 
 def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
@@ -206,7 +254,7 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
     other, _ = small(network__time_mlp__features=(17,))
     with pytest.raises(UserError, match="damaged or of another model"):
         loop.load_params(other, tmp_path)
-    for file in (tmp_path / "checkpoints" / "60").rglob("*"):
+    for file in (tmp_path / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged"):
@@ -244,3 +292,59 @@ def test_report_in_chunks_covers_every_example(monkeypatch):
     assert cut.num_examples == whole.num_examples == 150
     assert cut.null_bits == pytest.approx(whole.null_bits, rel=1e-5)
     assert abs(cut.bound_bits - whole.bound_bits) < 4 * (cut.bound_stderr_bits + whole.bound_stderr_bits)
+
+
+def test_accumulated_gradients_are_those_of_the_parts():
+    built, source = small(train__accumulate=4, train__batch_size=32)
+    state, key = step.init(built), jax.random.key(7)
+    x_0 = source.supply(jax.random.key(8), 32)
+    found, loss, grad_norm = step.train_step(built, state, key, x_0)
+    keys = jax.random.split(key, 4)
+    value_and_grad = jax.value_and_grad(lambda params, *part: built.loss(params, *part, ())[0])
+    parts = [value_and_grad(state.params, keys[i], x_0[i::4]) for i in range(4)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *(gradient for _, gradient in parts))
+    np.testing.assert_allclose(loss, np.mean([value for value, _ in parts]), rtol=1e-5)
+    np.testing.assert_allclose(grad_norm, optax.tree.norm(mean), rtol=1e-4)
+    updates, _ = built.optimizer.update(mean, state.opt_state, state.params)
+    expected = optax.apply_updates(state.params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found.params, expected)
+
+
+def test_accumulating_remembers_what_every_part_has_seen():
+    built, source = small(train__accumulate=4, train__batch_size=32, train__time_sampler="importance")
+    before = step.init(built)
+    after, _, _ = step.train_step(built, before, jax.random.key(7), source.supply(jax.random.key(8), 32))
+    assert float(after.memory.visits.sum() - before.memory.visits.sum()) == 32
+
+
+def test_dropout_acts_in_training_alone_and_remat_changes_nothing():
+    def net(**changes):
+        config = config_lib.default()
+        config.update_from_flattened_dict(
+            {
+                "num_timesteps": 4,
+                "data.name": "dead_leaves",
+                "data.dead_leaves.size": 8,
+                "data.dead_leaves.r_max": 8.0,
+                "network.name": "unet",
+                "network.unet.features": (8, 8),
+                "network.unet.num_heads": 2,
+                "train.batch_size": 4,
+                **changes,
+            }
+        )
+        return experiment.build(config, (8, 8, 1))
+
+    plain, dropping, again = net(), net(**{"network.unet.dropout": 0.5}), net(**{"network.unet.remat": True})
+    # Zero kernels would hide what comes before them.
+    params = jax.tree.map(lambda a: a + 0.1, plain.init(jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    key, t = jax.random.key(2), jnp.full(4, 2, jnp.int32)
+    np.testing.assert_array_equal(dropping.network(params, x, t), plain.network(params, x, t))
+    assert jnp.abs(dropping.network(params, x, t, key) - plain.network(params, x, t, key)).max() > 1e-3
+    for built in (dropping, again):
+        assert jax.tree.structure(built.init(jax.random.key(0))) == jax.tree.structure(params)
+    gradients = [jax.grad(lambda p, b=built: b.loss(p, key, x, ())[0])(params) for built in (plain, again)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *gradients)
+    losses = [built.loss(params, key, x, ())[0] for built in (plain, dropping)]
+    assert losses[0] != losses[1]

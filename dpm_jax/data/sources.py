@@ -32,12 +32,12 @@ class Stream(NamedTuple):
     """Batches made on the host.
 
     Attributes:
-      batches: (seed, batch_size, step) -> iterator of [batch_size, *shape] in the data's own units, from
-        that step on; a function of seed and step alone.
+      batches: (seed, batch_size, step, process=p, num_processes=n) -> iterator of the p-th of n shares of the
+        batches from that step on, [batch_size / n, *shape] in the data's own units; a function of seed and step.
       prepare: (key, batch) -> [batch_size, *shape] in the model's units, traceable.
     """
 
-    batches: Callable[[int, int, int], Iterator[np.ndarray]]
+    batches: Callable[..., Iterator[np.ndarray]]
     prepare: Callable[[Array, Array], Array]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import entropy, likelihood
+from dpm_jax import entropy, likelihood, mesh
 from dpm_jax.data import Source
 from dpm_jax.evaluation.report import Report, check_examples
 from dpm_jax.experiment import Experiment, Params
@@ -130,19 +130,21 @@ def evaluate(
     def of_data(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
         model = experiment.model(params)
         weights = likelihood.log_weights(key, experiment.kernel, *model, x_0, k, chunk_size=chunk)
-        return (
+        found = (
             jnp.stack([likelihood.lower(weights, size) for size in sizes]),
             jnp.stack([likelihood.effective_sample_size(weights, size) for size in sizes]),
         )
+        return mesh.gather(found)
 
     @jax.jit
     def of_samples(params: Params, key: Array) -> tuple[Array, Array]:
         model = experiment.model(params)
         s = likelihood.sandwich(key, experiment.kernel, *model, num, source.shape, k, chunk_size=chunk)
-        return (
+        found = (
             jnp.stack([likelihood.lower(s.log_weights, size) for size in sizes]),
             jnp.stack([likelihood.upper(s.own, s.log_weights, size) for size in sizes]),
         )
+        return mesh.gather(found)
 
     bounds, ess = of_data(params, ais_key, x_0)
     ais = in_unit(bounds)
@@ -180,7 +182,8 @@ def _exact(experiment: Experiment, model: Model, x_0: Array) -> Array | None:
     (dim, *rest) = experiment.shape
     if experiment.config.kernel != "binomial" or rest or dim > _MAX_MODEL_BITS:
         return None
-    log_p: Array = jax.jit(lambda: likelihood.enumerate_bits(model.reverse, dim, model.schedule.num_timesteps)[1])()
+    num_timesteps = model.schedule.num_timesteps
+    log_p: Array = jax.jit(lambda: mesh.gather(likelihood.enumerate_bits(model.reverse, dim, num_timesteps)[1]))()
     # The strings are in the order of the numbers that they are in binary.
     return log_p[x_0.astype(jnp.int32) @ (2 ** jnp.arange(dim)[::-1])]
 
@@ -196,7 +199,7 @@ def _entropies(
 
     @jax.jit
     def of_model(params: Params, x_0: Array) -> Array:
-        return entropy.model_steps(noise_key, experiment.kernel, *experiment.model(params), x_0)
+        return mesh.gather(entropy.model_steps(noise_key, experiment.kernel, *experiment.model(params), x_0))
 
     bounds = jax.jit(lambda: entropy.step_bounds(experiment.kernel, model.schedule, source.shape))()
     found = {"lower": bounds.lower, "upper": bounds.upper, "model": of_model(params, x_0)}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import likelihood, particles, posterior, sampling
+from dpm_jax import likelihood, mesh, particles, posterior, sampling
 from dpm_jax.bernoulli import Bernoulli
 from dpm_jax.data import Standardization
 from dpm_jax.errors import UserError
@@ -125,7 +125,7 @@ def draw(
                 jump_length=min(plan.jump_length, schedule.num_timesteps),
                 num_repeats=plan.num_repeats,
             )
-        return standardization.invert(x)
+        return mesh.gather(standardization.invert(x))
 
     parts = []
     for first in range(0, total, size):
@@ -158,7 +158,7 @@ def _with_particles(
         num_timesteps = schedule.num_timesteps
         found = particles.sample(key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
         drawn = particles.draw(jax.random.fold_in(key, num_timesteps + 2), found, num)
-        return standardization.invert(drawn[0]), found.log_evidence[0], found.effective_size.min()
+        return mesh.gather((standardization.invert(drawn[0]), found.log_evidence[0], found.effective_size.min()))
 
     parts = [
         run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
@@ -207,7 +207,7 @@ def log_hidden(
     def joint(key: Array, params: Params, x_0: Array) -> Array:
         model = experiment.model(params)
         weights = likelihood.log_weights(key, experiment.kernel, *model, x_0, num_trajectories, chunk_size=chunk)
-        return likelihood.lower(weights, num_trajectories)
+        return mesh.gather(likelihood.lower(weights, num_trajectories))
 
     difference: np.ndarray = np.asarray(joint(key, params, x_0)) - draws.log_evidence
     return difference

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound, gaussian, optimal
+from dpm_jax import bound, gaussian, mesh, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
@@ -112,7 +112,7 @@ def in_chunks(
 
     @jax.jit
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
-        return bound.evaluate(key, experiment.kernel, *model(params), chunk, edge=edge)
+        return mesh.gather(bound.evaluate(key, experiment.kernel, *model(params), chunk, edge=edge))
 
     fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from dpm_jax import respacing
+from dpm_jax import mesh, respacing
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
@@ -112,7 +112,8 @@ def evaluate(
     def costs_of(params: Params, key: Array, x_0: Array) -> Costs:
         schedule, reverse = experiment.model(params)
         candidates = respacing.uniform(schedule.num_timesteps, min(schedule.num_timesteps, _CANDIDATES))
-        return respacing.costs(key, kernel, schedule, reverse, x_0, edge=experiment.config.edge, candidates=candidates)
+        edge = experiment.config.edge
+        return mesh.gather(respacing.costs(key, kernel, schedule, reverse, x_0, edge=edge, candidates=candidates))
 
     table_x_0 = source.held_out(table_key, check_examples(source, table_examples))
     costs = jax.tree.map(np.asarray, costs_of(params, noise_key, table_x_0))

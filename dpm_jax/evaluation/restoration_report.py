@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax import mesh
 from dpm_jax.data import Source
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.shapes import chunk_size
@@ -74,7 +75,7 @@ def evaluate(
             return jnp.abs(x_t - x_0).mean(axes), jnp.abs(restored - x_0).mean(axes)
 
         found: tuple[Array, Array] = jax.lax.map(at_time, jnp.arange(1, num_timesteps + 1))
-        return found
+        return mesh.gather(found)
 
     size = chunk_size(experiment.shape, 4096)
     chunks = [range(first, min(first + size, len(x_0))) for first in range(0, len(x_0), size)]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from dpm_jax import sampling
+from dpm_jax import mesh, sampling
 from dpm_jax.data import Standardization
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.shapes import chunk_size
@@ -44,6 +44,6 @@ def draw(
         x = sampling.ancestral(
             key, experiment.kernel, reverse, num, shape, schedule.num_timesteps, chunk_size=chunk, start=start
         )
-        return standardization.invert(x)
+        return mesh.gather(standardization.invert(x))
 
     return np.asarray(run(key, params))

@@ -71,6 +71,7 @@ def config(grid: Grid, width: int, settings: dict[str, Any]) -> ConfigDict:
     c.network.time_mlp.num_frequencies = 0
     # About an epoch is averaged: a longer memory would be of the beginning, where a run is short.
     c.optimizer.ema_decay = 0.98
+    c.train.max_skipped = 1  # a lane that is not finite once is out
     c.train.steps, c.train.batch_size = settings["epoch_steps"] * max(grid.epochs), settings["batch_size"]
     c.evaluate.num_examples = settings["num_examples"]
     return c

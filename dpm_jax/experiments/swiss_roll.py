@@ -81,6 +81,7 @@ def config(
     c.reverse.covariance = "full"
     c.network.time_mlp.features = features
     c.train.objective = loss
+    c.train.max_skipped = 1  # a lane that is not finite once is out
     c.train.steps, c.train.batch_size = settings["steps"], settings["batch_size"]
     c.evaluate.num_examples = settings["num_examples"]
     return c

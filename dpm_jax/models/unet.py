@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ class UNet(nn.Module):
       num_heads: of the attention.
       num_groups: of the normalisation; one group where it does not divide the channels.
       num_bumps: size of the time basis.
+      dropout: rate, in each block, where the call has a key for it (`rngs={"dropout": key}`); none elsewhere.
+      remat: compute each block again in the backward pass, in place of keeping what is within it.
       dtype: that convolutions are computed in; normalisation, parameters and outputs are float32.
     """
 
@@ -47,14 +50,22 @@ class UNet(nn.Module):
     num_heads: int = 4
     num_groups: int = 8
     num_bumps: int = 16
+    dropout: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
         time = nn.silu(nn.Dense(4 * self.features[0])(bump_basis(self.clock(t), self.num_bumps)))
 
+        block_class: Any = nn.remat(_ResBlock) if self.remat else _ResBlock
+        numbers = itertools.count()
+
         def block(h: Array, width: int) -> Array:
-            return _ResBlock(width, self.num_groups, self.dtype)(h, time)
+            # Named, so that parameters are the same with remat and without.
+            name = f"_ResBlock_{next(numbers)}"
+            made: Array = block_class(width, self.num_groups, self.dropout, self.dtype, name=name)(h, time)
+            return made
 
         h = Conv(self.features[0], dtype=self.dtype)(space_to_depth(x, self.patch_size).astype(self.dtype))
         skips = [h]
@@ -92,6 +103,7 @@ class _ResBlock(nn.Module):
 
     features: int
     num_groups: int
+    dropout: float
     dtype: Any
 
     @nn.compact
@@ -101,6 +113,7 @@ class _ResBlock(nn.Module):
         film = nn.Dense(2 * self.features, kernel_init=_ZEROS)(time)[:, None, None]
         scale, shift = jnp.split(film, 2, axis=-1)
         h = nn.silu(_norm(h, self.num_groups) * (1 + scale) + shift).astype(self.dtype)
+        h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = Conv(self.features, dtype=self.dtype, kernel_init=_ZEROS)(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, kernel_size=1, dtype=self.dtype)(x)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
+from dpm_jax import mesh
 from dpm_jax.data.sources import Stream, Supply
 from dpm_jax.errors import UserError
 
@@ -22,12 +23,13 @@ class Feed(NamedTuple):
 
     Attributes:
       take: num -> the next num batches, [capacity, batch_size, ...], what is beyond num being
-        zeros, so that every dispatch has one shape; None where nothing comes from the host.
+        zeros, so that every dispatch has one shape; each process brings its share. None where nothing
+        comes from the host.
       draw: (key, batch) -> x_0 [batch_size, ...], traceable; batch is one of those taken, or None.
       capacity: the most steps of one dispatch; None for no limit.
     """
 
-    take: Callable[[int], np.ndarray | None]
+    take: Callable[[int], np.ndarray | Array | None]
     draw: Callable[[Array, Any], Array]
     capacity: int | None
 
@@ -48,10 +50,11 @@ def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) 
     if not isinstance(supply, Stream):
         return Feed(lambda num: None, lambda key, _: supply(key, batch_size), None)
     stream = supply
+    process, num_processes = mesh.share(batch_size)
 
     def begin() -> Iterator[np.ndarray]:
         try:
-            yield from stream.batches(seed, batch_size, step)
+            yield from stream.batches(seed, batch_size, step, process=process, num_processes=num_processes)
         except ImportError as error:
             raise UserError(f"training on images needs more packages ({error}): pip install -e '.[data]'") from error
         except ValueError as error:
@@ -61,11 +64,11 @@ def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) 
     ahead = [next(batches)]
     capacity = max(1, min(most, _MAX_BYTES // ahead[0].nbytes))
 
-    def take(num: int) -> np.ndarray:
+    def take(num: int) -> np.ndarray | Array:
         taken = np.zeros((capacity, *ahead[0].shape), ahead[0].dtype)
         for i in range(num):
             taken[i] = ahead[0]
             ahead[0] = next(batches)
-        return taken
+        return mesh.from_processes(taken, 1)
 
     return Feed(take, stream.prepare, capacity)

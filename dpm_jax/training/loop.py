@@ -1,25 +1,54 @@
-"""The training loop: dispatches, logs, checkpoints; stops at the first sign of trouble."""
+"""The training loop: dispatches, logs one dispatch late, checkpoints; stops when told to, or at the sign of trouble."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
+from dpm_jax import mesh
 from dpm_jax.data.sources import Supply
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.training import feed
+from dpm_jax.training import cost, feed
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints
+from dpm_jax.training.cost import Cost
 from dpm_jax.training.metrics import MetricsWriter
+from dpm_jax.training.profile import Profile
+from dpm_jax.training.step import Progress, TrainState
+from dpm_jax.training.stop import StopSignal
 from dpm_jax.units import bits, num_parts
 
-__all__ = ["load_params", "train"]
+__all__ = ["Result", "dry_run", "load_params", "train"]
+
+
+class Result(NamedTuple):
+    """Where training has come to.
+
+    Attributes:
+      step: reached; later than `config.train.steps` if the checkpoint was.
+      params: averaged.
+      stopped: whether it was told to stop before the end; it has saved, and goes on from there.
+    """
+
+    step: int
+    params: Params
+    stopped: bool
+
+
+class _Dispatch(NamedTuple):
+    """One that is under way: its last step, how many it has, and what will come of it."""
+
+    step: int
+    num: int
+    progress: Progress
 
 
 def train(
@@ -27,26 +56,29 @@ def train(
     supply: Supply,
     workdir: Path,
     report: Callable[[str], None] = print,
-) -> tuple[int, Params]:
-    """Train to `config.train.steps`, going on from the newest checkpoint of `workdir`, if there is one.
+    profile: tuple[int, int] | None = None,
+) -> Result:
+    """Train to `config.train.steps`, going on from the newest good checkpoint of `workdir`, if there is one.
+
+    SIGTERM, and the preemption notice of a pod, end it early: the dispatch that is under way is finished, and saved.
 
     Args:
       experiment: what to train.
       supply: of a `Source`.
       workdir: see `workdir.claim`.
       report: told in words what goes on.
-
-    Returns:
-      The step reached, which is later than `config.train.steps` if the checkpoint was, and the averaged parameters.
+      profile: first and last of the steps that are traced, see `profile`; None for no trace.
 
     Raises:
-      UserError: if the checkpoint can't be read, or a loss is not finite (the last checkpoint stays).
+      UserError: if the checkpoints can't be read or written, or `train.max_skipped` losses in a row are not finite
+        (the last checkpoint stays).
     """
     config, settings = experiment.config, experiment.config.train
-    state = step_lib.init(experiment)
-    with Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest() is not None:
-            state = checkpoints.restore(state)
+    with Checkpoints(workdir, keep_every=settings.keep_every, report=report) as checkpoints:
+        if checkpoints.latest() is None:
+            state = jax.jit(lambda: mesh.shard(step_lib.init(experiment)))()
+        else:
+            state = checkpoints.restore(_abstract_state(experiment))
             report(f"going on from step {int(state.step)} in {workdir}")
         step = int(state.step)
         data = feed.open_feed(supply, config.seed, settings.batch_size, step, settings.log_every)
@@ -55,62 +87,129 @@ def train(
 
         def ahead() -> tuple[int, Any]:
             """Length and batches of the next dispatch; none of either at the end."""
-            num = _until_boundary(step, settings.steps, *periods) if step < settings.steps else 0
+            num = _until_boundary(step, settings.steps, periods, profile or ()) if step < settings.steps else 0
             return num, data.take(num) if num else None
 
         num, batches = ahead()
-        with MetricsWriter(workdir, step) as metrics, _bar(step, settings.steps) as bar:
-            while num:
-                started = time.perf_counter()
+        with (
+            _writer(workdir, step) as metrics,
+            _bar(step, settings.steps) as bar,
+            StopSignal() as stop,
+            Profile(workdir, profile) as tracing,
+        ):
+            log = _Log(experiment, checkpoints, metrics, bar)
+            stopped = False
+            while num and not stopped:
+                tracing.before(step)
                 state, progress = run_steps(state, num, batches)
-                step, taken = step + num, num
-                # While the device works on this dispatch, the host makes the batches of the next.
+                step += num
+                dispatch = _Dispatch(step, num, progress)
+                # While the device works on this, the host makes the batches of the next, and tells of the last.
                 num, batches = ahead()
-                if (failed_at := int(progress.failed_at)) >= 0:
-                    kept = checkpoints.latest()
-                    where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
-                    raise UserError(
-                        f"loss not finite at step {failed_at}; {where}; try a lower optimizer.learning_rate"
-                    )
-                loss, name, unit = float(progress.loss), "loss", ""
-                if experiment.loss_is_bound:
-                    loss, name, unit = bits(loss) / num_parts(experiment.shape), "loss_bits", " bits"
-                rate = taken / (time.perf_counter() - started)
-                metrics.scalars(
-                    step,
-                    {
-                        name: loss,
-                        "grad_norm": float(progress.grad_norm),
-                        "learning_rate": float(experiment.learning_rate(state.step)),
-                        "steps_per_second": rate,
-                    },
-                )
-                bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s")
-                bar.update(taken)
-                if step % settings.checkpoint_every == 0 or step == settings.steps:
-                    checkpoints.save(step, state)
-    return step, step_lib.averaged_params(experiment, state)
+                log.finish_last()
+                log.last = dispatch
+                tracing.after(step, state)
+                stopped = stop.asked()
+                if step % settings.checkpoint_every == 0 or not num or stopped:
+                    log.finish_last()
+                    # After a step that was skipped, who knows what the parameters are worth.
+                    if int(state.skipped) == 0:
+                        checkpoints.save(step, state, log.loss_since_save())
+            if stopped:
+                checkpoints.wait()
+    return Result(step, step_lib.averaged_params(experiment, state), stopped)
 
 
-def load_params(experiment: Experiment, workdir: Path) -> tuple[int, Params]:
-    """Step and averaged parameters of the newest checkpoint.
+def dry_run(experiment: Experiment, supply: Supply) -> Cost:
+    """What a step of `train` costs."""
+    config = experiment.config
+    data = feed.open_feed(supply, config.seed, config.train.batch_size, 0, config.train.log_every)
+    return cost.measure(experiment, data, _abstract_state(experiment))
+
+
+class _Log:
+    """Tells of dispatches, each when the next is under way, so that the device never waits for it."""
+
+    def __init__(
+        self, experiment: Experiment, checkpoints: Checkpoints, metrics: MetricsWriter | None, bar: tqdm
+    ) -> None:
+        self.last: _Dispatch | None = None
+        self._experiment, self._checkpoints, self._metrics, self._bar = experiment, checkpoints, metrics, bar
+        self._finished = time.perf_counter()
+        self._losses: list[tuple[float, int]] = []
+
+    def finish_last(self) -> None:
+        """Wait for the last dispatch, and tell of it."""
+        if self.last is None:
+            return
+        step, num, progress = self.last
+        self.last = None
+        if (failed_at := int(progress.failed_at)) >= 0:
+            kept = self._checkpoints.latest()
+            where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
+            most = self._experiment.config.train.max_skipped
+            raise UserError(
+                f"loss or gradient not finite at step {failed_at}, the {most}. in a row; {where}; try a lower "
+                "optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"
+            )
+        loss = float(progress.loss)
+        now = time.perf_counter()
+        rate, self._finished = num / (now - self._finished), now
+        self._losses.append((loss, num))
+        name, unit = "loss", ""
+        if self._experiment.loss_is_bound:
+            loss, name, unit = float(bits(loss)) / num_parts(self._experiment.shape), "loss_bits", " bits"
+        values = {
+            name: loss,
+            "grad_norm": float(progress.grad_norm),
+            "learning_rate": float(self._experiment.learning_rate(jnp.asarray(step))),
+            "steps_per_second": rate,
+            "skipped": int(progress.num_skipped),
+        }
+        if self._metrics is not None:
+            self._metrics.scalars(step, values)
+        skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
+        self._bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s{skipped}")
+        self._bar.update(num)
+
+    def loss_since_save(self) -> float:
+        """Mean loss of the steps since this was asked last."""
+        total = sum(num for _, num in self._losses)
+        mean = sum(loss * num for loss, num in self._losses) / max(total, 1)
+        self._losses.clear()
+        return mean
+
+
+def load_params(experiment: Experiment, workdir: Path, report: Callable[[str], None] = print) -> tuple[int, Params]:
+    """Step and averaged parameters of the newest good checkpoint.
 
     Raises:
-      UserError: if there is no checkpoint, or it is damaged.
+      UserError: if there is none.
     """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = jax.eval_shape(lambda: step_lib.init(experiment))
-        # Where the arrays go is said here, so that a model trained on another machine can be read on this one.
-        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), shapes)
-        state = checkpoints.restore(like)
+    with Checkpoints(workdir, read_only=True, report=report) as checkpoints:
+        state = checkpoints.restore(_abstract_state(experiment))
     return int(state.step), step_lib.averaged_params(experiment, state)
 
 
+def _abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and places of the state here and now: it may come from a machine with other devices."""
+    shapes = jax.eval_shape(lambda: step_lib.init(experiment))
+    return jax.tree.map(  # type: ignore[no-any-return]
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.placement(a.shape)), shapes
+    )
+
+
+def _writer(workdir: Path, step: int) -> AbstractContextManager[MetricsWriter | None]:
+    """Of metrics, in the first process: the others have the same."""
+    return MetricsWriter(workdir, step) if jax.process_index() == 0 else nullcontext()
+
+
 def _bar(step: int, total: int) -> tqdm:
-    return tqdm(initial=step, total=total, desc="training", unit="step", mininterval=0.5)
+    silent = jax.process_index() > 0
+    return tqdm(initial=step, total=total, desc="training", unit="step", mininterval=0.5, disable=silent)
 
 
-def _until_boundary(step: int, last: int, *periods: int) -> int:
-    """Steps to the next multiple of any period, or to the last step."""
-    return min([last - step] + [period - step % period for period in periods])
+def _until_boundary(step: int, last: int, periods: tuple[int, ...], stops: tuple[int, ...]) -> int:
+    """Steps to the next multiple of any period, to the next of `stops`, or to the last step."""
+    ahead = [stop - step for stop in stops if stop > step]
+    return min([last - step, *ahead, *(period - step % period for period in periods)])

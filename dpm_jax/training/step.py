@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from dpm_jax import mesh
 from dpm_jax.experiment import Experiment, Memory, Params
 
 __all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "train_step"]
@@ -19,7 +20,10 @@ class TrainState(NamedTuple):
     """All that training carries from one step to the next; what a checkpoint holds.
 
     Attributes:
-      step: int32 scalar, optimizer steps taken.
+      step: int32 scalar, steps taken.
+      num_updates: int32 scalar, those of them that changed anything: the others had a loss or gradient that
+        was not finite, and were skipped.
+      skipped: int32 scalar, how many were skipped in a row, up to here.
       params: of the network (and the schedule, where it is learned).
       opt_state: of the optimizer.
       average: decayed sum of past params, not yet corrected for its start at zero.
@@ -27,6 +31,8 @@ class TrainState(NamedTuple):
     """
 
     step: Array
+    num_updates: Array
+    skipped: Array
     params: Params
     opt_state: Any
     average: Params
@@ -37,13 +43,15 @@ class Progress(NamedTuple):
     """What one dispatch reports.
 
     Attributes:
-      loss: mean over its steps; nats, where it comes to -K.
-      grad_norm: mean global norm of the gradient, before clipping.
-      failed_at: the step at which loss or gradient was not finite; -1 if none was.
+      loss: mean over its steps, without those that were skipped; nats, where it comes to -K.
+      grad_norm: mean global norm of the gradient, before clipping; likewise.
+      num_skipped: steps whose loss or gradient was not finite.
+      failed_at: the step at which there had been too many of those in a row; -1 if there were not.
     """
 
     loss: Array
     grad_norm: Array
+    num_skipped: Array
     failed_at: Array
 
 
@@ -58,6 +66,8 @@ def init(experiment: Experiment) -> TrainState:
     params = experiment.init(_streams(experiment)[0])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        num_updates=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=experiment.optimizer.init(params),
         average=jax.tree.map(jnp.zeros_like, params),
@@ -66,22 +76,57 @@ def init(experiment: Experiment) -> TrainState:
     )
 
 
-def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[TrainState, Array, Array]:
-    """One optimizer step on a batch: (new state, loss, gradient norm)."""
+def _loss_and_grads(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[Array, Memory, Params]:
+    """Of a batch, in as many parts as the config says: (mean loss, memory after the last, mean gradient)."""
     loss_and_grad = jax.value_and_grad(experiment.loss, has_aux=True)
-    (loss, memory), grads = loss_and_grad(state.params, key, x_0, state.memory)
+    num = experiment.config.train.accumulate
+    if num == 1:
+        (loss, memory), grads = loss_and_grad(state.params, key, x_0, state.memory)
+        return loss, memory, grads
+    # Every num-th example, so that a batch that is spread over devices stays where it is.
+    parts = x_0.reshape(-1, num, *x_0.shape[1:]).swapaxes(0, 1)
+
+    def add(
+        carry: tuple[Array, Memory, Params], part: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Memory, Params], None]:
+        loss, memory, grads = carry
+        (more, memory), gradient = loss_and_grad(state.params, *part, memory)
+        return (loss + more / num, memory, jax.tree.map(lambda a, b: a + b / num, grads, gradient)), None
+
+    nothing = jnp.zeros(()), state.memory, jax.tree.map(jnp.zeros_like, state.params)
+    total, _ = jax.lax.scan(add, nothing, (jax.random.split(key, num), parts))
+    return total
+
+
+def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[TrainState, Array, Array]:
+    """One optimizer step on a batch: (new state, loss, gradient norm); skipped, if one of these is not finite."""
+    loss, memory, grads = _loss_and_grads(experiment, state, key, x_0)
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = experiment.config.optimizer.ema_decay
     average = optax.tree.update_moment(params, state.average, decay, order=1)
-    return TrainState(state.step + 1, params, opt_state, average, memory), loss, optax.tree.norm(grads)
+    grad_norm = optax.tree.norm(grads)
+    num_updates = state.num_updates + 1
+    updated = state._replace(
+        num_updates=num_updates,
+        skipped=jnp.zeros_like(state.skipped),
+        params=params,
+        opt_state=opt_state,
+        average=average,
+        memory=memory,
+    )
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    skipping = state._replace(skipped=state.skipped + 1)
+    new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, skipping)
+    return new_state._replace(step=state.step + 1), loss, grad_norm
 
 
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:
     """The exponential moving average of the parameters, corrected for its start (exact from step 1)."""
     decay = experiment.config.optimizer.ema_decay
-    corrected = optax.tree.bias_correction(state.average, decay, jnp.maximum(state.step, 1))
-    params: Params = jax.tree.map(lambda a, p: jnp.where(state.step == 0, p, a), corrected, state.params)
+    num = state.num_updates
+    corrected = optax.tree.bias_correction(state.average, decay, jnp.maximum(num, 1))
+    params: Params = jax.tree.map(lambda a, p: jnp.where(num == 0, p, a), corrected, state.params)
     return params
 
 
@@ -91,33 +136,38 @@ def make_run_steps(
     """Compiled `run_steps(state, num, batches)`: `num` steps in one dispatch, each on a batch `draw(key, batches[i])`.
 
     `num` is traced, so that every length is the same program; `batches` is [capacity >= num, ...],
-    or None where `draw` needs nothing but a key. It stops early at a step whose loss or gradient
-    is not finite, and says which. The state is donated.
+    or None where `draw` needs nothing but a key. It stops early when `train.max_skipped` steps in a row had a loss or
+    gradient that was not finite; from then on it does nothing. The state is donated.
     """
-    train_key = _streams(experiment)[1]
+    most = experiment.config.train.max_skipped
 
     def run_steps(state: TrainState, num: int, batches: Any = None) -> tuple[TrainState, Progress]:
+        train_key = _streams(experiment)[1]
         end = state.step + num
         start = state.step
 
         def going(carry: tuple[TrainState, Progress]) -> Array:
-            return (carry[0].step < end) & (carry[1].failed_at < 0)
+            on: Array = (carry[0].step < end) & (carry[0].skipped < most)
+            return on
 
         def advance(carry: tuple[TrainState, Progress]) -> tuple[TrainState, Progress]:
             state, progress = carry
             data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, state.step))
-            x_0 = draw(data_key, jax.tree.map(lambda a: a[state.step - start], batches))
+            x_0 = mesh.spread(draw(data_key, jax.tree.map(lambda a: a[state.step - start], batches)))
             new_state, loss, grad_norm = train_step(experiment, state, noise_key, x_0)
-            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            return new_state, Progress(
-                loss=progress.loss + loss,
-                grad_norm=progress.grad_norm + grad_norm,
-                failed_at=jnp.where(finite, -1, new_state.step),
+            finite = new_state.skipped == 0
+            return mesh.shard(new_state), Progress(
+                loss=progress.loss + jnp.where(finite, loss, 0),
+                grad_norm=progress.grad_norm + jnp.where(finite, grad_norm, 0),
+                num_skipped=progress.num_skipped + jnp.where(finite, 0, 1),
+                failed_at=jnp.where(new_state.skipped < most, -1, new_state.step),
             )
 
-        nothing = Progress(jnp.zeros(()), jnp.zeros(()), jnp.asarray(-1, jnp.int32))
+        failed_before = jnp.where(state.skipped < most, -1, state.step)
+        nothing = Progress(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), failed_before)
         state, total = jax.lax.while_loop(going, advance, (state, nothing))
-        taken = jnp.maximum(state.step - start, 1)
-        return state, Progress(total.loss / taken, total.grad_norm / taken, total.failed_at)
+        updates = state.step - start - total.num_skipped
+        loss, grad_norm = (jnp.where(updates > 0, value / updates, jnp.nan) for value in (total.loss, total.grad_norm))
+        return state, total._replace(loss=loss, grad_norm=grad_norm)
 
     return jax.jit(run_steps, donate_argnums=0)

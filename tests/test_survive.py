@@ -1,0 +1,249 @@
+"""Training that is killed, told to stop, locked out or out of disk: nothing is lost, and the rest is the same bits."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dpm_jax import experiment
+from dpm_jax import workdir as workdirs
+from dpm_jax.errors import UserError
+from dpm_jax.training import loop, metrics
+from dpm_jax.training import profile as trace
+from tests.test_commands import refused, run
+from tests.test_mesh import port
+
+ROOT = Path(__file__).parent.parent
+FLAGS = [
+    f"--config.{name}={value}"
+    for name, value in {
+        "num_timesteps": 5,
+        "network.time_mlp.features": "(16,)",
+        "network.time_mlp.num_frequencies": 4,
+        "train.steps": 1200,
+        "train.batch_size": 32,
+        "train.log_every": 5,
+        "train.checkpoint_every": 20,
+        "evaluate.num_examples": 20,
+    }.items()
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The environment of runs that start quickly: of all of them the first compiles."""
+    folder = tmp_path_factory.mktemp("compiled")
+    told = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | told
+
+
+def start(where, env, *flags, **how):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), f"--workdir={where}", *FLAGS, *flags],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        **how,
+    )
+
+
+def params_of(where):
+    description = workdirs.read(where)
+    step, params = loop.load_params(experiment.build(description.config, description.shape), where)
+    return step, jax.device_get(params)
+
+
+def losses(where):
+    return {line["step"]: line["loss_bits"] for line in metrics.read(where / "metrics.jsonl") if "loss_bits" in line}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    where = tmp_path_factory.mktemp("runs") / "whole"
+    printed, _ = (process := start(where, cache)).communicate()
+    assert process.returncode == 0, printed
+    return where
+
+
+def wait_for(process, where, step):
+    """Until a step has been logged."""
+    while process.poll() is None and max(losses(where), default=0) < step:
+        time.sleep(0.02)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bits(whole, cache, tmp_path):
+    where, rng = tmp_path / "killed", random.Random(0)
+    kills = 0
+    for _ in range(60):
+        process = start(where, cache)
+        if kills < 20:
+            # Some before the first step, most in the middle of one or of a save.
+            wait_for(process, where, max(losses(where), default=0) + rng.choice([0, 5, 20, 40]))
+            time.sleep(rng.random() * 0.3)
+            process.kill()
+        printed, _ = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, printed
+        kills += 1
+    assert kills == 20
+    found, expected = params_of(where), params_of(whole)
+    assert found[0] == expected[0] == 1200
+    jax.tree.map(np.testing.assert_array_equal, found[1], expected[1])
+    assert losses(where) == losses(whole)
+    ours, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (where, whole))
+    assert ours == theirs
+
+
+def test_told_to_stop_it_saves_and_says_so(whole, cache, tmp_path):
+    where = tmp_path / "stopped"
+    process = start(where, cache)
+    wait_for(process, where, 30)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    step, _ = params_of(where)
+    assert 30 <= step < 1200
+    assert f"told to stop: saved step {step} of 1200" in printed
+    assert not (where / "evaluation.json").exists()
+    printed, _ = start(where, cache).communicate()
+    assert f"going on from step {step}" in printed
+    jax.tree.map(np.testing.assert_array_equal, params_of(where), params_of(whole))
+
+
+def test_a_second_process_is_refused(cache, tmp_path):
+    where = tmp_path / "taken"
+    first = start(where, cache)
+    wait_for(first, where, 5)
+    second = start(where, cache)
+    printed, _ = second.communicate()
+    assert second.returncode == 2
+    assert "another process is training here" in printed
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    with workdirs.alone(where):
+        pass
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(cache, tmp_path):
+    """Files can't grow beyond a limit: the first checkpoints fit, since it is set later."""
+    where = tmp_path / "full"
+    process = start(where, cache)
+    wait_for(process, where, 50)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    before, params = params_of(where)
+    limited = start(where, cache, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)))
+    printed, _ = limited.communicate()
+    assert limited.returncode == 2, printed
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "can't be written" in last or "cannot be written" in last
+    after, again = params_of(where)
+    assert after == before
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_workdir_is_one_line(tmp_path):
+    where = tmp_path / "closed"
+    where.mkdir(mode=0o500)
+    refused(run("train.py", f"--workdir={where}", *FLAGS), "cannot be written")
+
+
+def test_a_newer_format_is_refused_by_name(whole, tmp_path):
+    description = json.loads((whole / "data.json").read_text())
+    for name in ("config.json", "data.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    (tmp_path / "data.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(UserError, match="format 99, of a newer dpm_jax"):
+        workdirs.read(tmp_path)
+
+
+def test_a_profile_is_written(cache, tmp_path):
+    where = tmp_path / "profiled"
+    printed, _ = start(where, cache, "--config.train.steps=20", "--profile_steps=6:9").communicate()
+    assert list((where / "profile").rglob("*.xplane.pb")), printed
+    # The trace's ends are ends of dispatches, and change nothing else.
+    assert sorted(losses(where)) == [5, 6, 9, 10, 15, 20]
+
+
+@pytest.mark.parametrize("text", ["10", "10:", "a:b", "5:5", "7:3", "-1:4"])
+def test_profile_steps_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match="--profile_steps: must be FIRST:LAST"):
+        trace.steps(text)
+
+
+def test_a_dry_run_says_what_a_step_costs_and_writes_nothing(tmp_path):
+    done = run("train.py", f"--workdir={tmp_path / 'dry'}", *FLAGS, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "a step of 32 examples on 1 x cpu" in done.stdout
+    assert "FLOP; " in done.stdout
+    assert not (tmp_path / "dry").exists()
+
+
+def together(cache, script, *flags, processes=2):
+    """The same command as several processes of two devices each."""
+    env = cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    told = [f"--coordinator_address=127.0.0.1:{port()}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / script), *flags, *told, f"--process_id={i}"],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(processes)
+    ]
+
+
+def test_a_notice_to_one_process_stops_all_at_the_same_step(whole, cache, tmp_path):
+    where = tmp_path / "pod"
+    pair = together(cache, "train.py", f"--workdir={where}", *FLAGS)
+    wait_for(pair[0], where, 20)
+    pair[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], printed
+    step, _ = params_of(where)
+    assert 20 <= step < 1200
+    assert f"told to stop: saved step {step} of 1200" in printed[0]
+    out = tmp_path / "drawn"
+    for script, flags in (("evaluate.py", ["--ais_k=0"]), ("sample.py", ["--num_samples=30", f"--out={out}"])):
+        pair = together(cache, script, f"--workdir={where}", *flags)
+        printed = [process.communicate(timeout=300)[0] for process in pair]
+        assert [process.returncode for process in pair] == [0, 0], printed
+        assert "wrote" in printed[0]
+        assert "wrote" not in printed[1]
+    report = json.loads((where / "evaluation.json").read_text())
+    assert np.isfinite(report["bound_bits"])
+    with np.load(out / "samples.npz") as drawn:
+        assert drawn["samples"].shape == (30, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num_processes=2"], "--coordinator_address: missing"),
+        (["--coordinator_address=127.0.0.1:1", "--process_id=0"], "--num_processes: missing"),
+        (["--config.mesh.fsdp=3"], "config.mesh: data"),
+        (["--config.mesh.data=0"], "config.mesh: data 0"),
+        (["--config.train.accumulate=5"], "config.train.accumulate: must divide the batch of 32, got 5"),
+        (["--profile_steps=9"], "--profile_steps: must be FIRST:LAST"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(flags, words, tmp_path):
+    refused(run("train.py", f"--workdir={tmp_path / 'new'}", *FLAGS, *flags), words)
