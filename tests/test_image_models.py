@@ -48,17 +48,18 @@ def test_outputs_begin_at_zero_have_their_shape_and_follow_time(name):
     net = NETS[name]
     x = jax.random.normal(KEY, (3, 8, 8, 1))
     t = jnp.asarray([1, 7, T])
-    params = net.init(KEY, x, t)
-    out = net.apply(params, x, t)
+    apply = jax.jit(net.apply)
+    params = jax.jit(net.init)(KEY, x, t)
+    out = apply(params, x, t)
     assert out.shape == (3, 8, 8, 2)
     assert out.dtype == jnp.float32
     np.testing.assert_array_equal(out, 0)
     params = randomized(params)
-    out = jax.jit(net.apply)(params, x, t)
+    out = apply(params, x, t)
     assert np.isfinite(out).all()
-    assert np.abs(out - net.apply(params, x, t + jnp.asarray([1, 1, -5]))).max() > 1e-3
+    assert np.abs(out - apply(params, x, t + jnp.asarray([1, 1, -5]))).max() > 1e-3
     # No example sees another.
-    np.testing.assert_allclose(net.apply(params, x[1:2], t[1:2])[0], out[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply(params, x[1:2], t[1:2])[0], out[1], rtol=1e-4, atol=1e-5)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
@@ -66,13 +67,13 @@ def test_outputs_begin_at_zero_have_their_shape_and_follow_time(name):
 def test_bfloat16_keeps_parameters_and_outputs_in_float32(name):
     net = NETS[name].clone(dtype=jnp.bfloat16)
     x, t = jax.random.normal(KEY, (2, 8, 8, 1)), jnp.asarray([3, 9])
-    params = randomized(net.init(KEY, x, t))
+    params = randomized(jax.jit(net.init)(KEY, x, t))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    out, exact = net.apply(params, x, t), NETS[name].apply(params, x, t)
+    out, exact = jax.jit(net.apply)(params, x, t), jax.jit(NETS[name].apply)(params, x, t)
     assert out.dtype == jnp.float32
     difference = np.abs(out - exact)
     assert 0 < difference.max() < 0.1 * np.abs(exact).max()
-    grads = jax.grad(lambda p: net.apply(p, x, t).sum())(params)
+    grads = jax.jit(jax.grad(lambda p: net.apply(p, x, t).sum()))(params)
     assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
