@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from jax import Array
 
-from dpm_jax import cli, experiment, figures, mesh, plots, workdir
+from dpm_jax import cli, experiment, figures, mesh, plots, storage, workdir
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import (
@@ -31,6 +31,7 @@ from dpm_jax.experiment import Experiment, Params
 from dpm_jax.training import loop
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
+_CHECKPOINT = cli.checkpoint_flag()
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "Held-out examples; the config's number if not given.")
 _PARZEN = flags.DEFINE_boolean("parzen", False, "Parzen-window estimate, too; for image datasets with a test set.")
@@ -56,22 +57,22 @@ def _check_flags(cold: bool) -> None:
 
 def _of_restoration(
     key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
-) -> tuple[dict[str, Any], list[Path]]:
-    """Errors of a cold model: sections of evaluation.json, and the other files written."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Errors of a cold model: sections of evaluation.json, and names of the other files written."""
     result = restoration_report.evaluate(key, built, params, source, num_examples, step)
     print(restoration_report.table(result))
     plots.save(plots.restoration(result.t, result.degraded, result.restored), where / "evaluation.png")
-    return result._asdict(), [where / "evaluation.png"]
+    return result._asdict(), ["evaluation.png"]
 
 
 def _of_likelihood(
     key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[dict[str, Any], list[str]]:
     """K and what lies between it and the likelihood, of the whole chain and of shorter ones."""
     result = report.evaluate(key, built, params, source, num_examples, step)
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
-    sections, written = result._asdict(), [where / "evaluation.png"]
+    sections, written = result._asdict(), ["evaluation.png"]
     k = likelihood_report.largest_k(built.shape) if _AIS_K.value is None else _AIS_K.value
     if k > 0:
         num = _AIS_EXAMPLES.value or likelihood_report.num_examples(built.shape, built.config.num_timesteps, k)
@@ -79,23 +80,23 @@ def _of_likelihood(
         ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
         print(likelihood_report.table(ais, result.unit))
         sections |= ais._asdict()
-        written.append(where / "likelihood.png")
+        written.append("likelihood.png")
         plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
     if _RESPACING.value:
         short_key = jax.random.fold_in(key, 2)
         table_examples = _RESPACING_EXAMPLES.value or respacing_report.num_examples(built.shape)
         short, costs = respacing_report.evaluate(short_key, built, params, source, num_examples, table_examples, step)
         print(respacing_report.table(short))
-        files = [where / f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
-        respacing_report.write(short, files[0])
-        plots.save(figures.of_respacing(short), files[1])
-        short_chains.save(costs, files[2], step)
-        written += files
+        respacing_report.write(short, where / "respacing.json")
+        plots.save(figures.of_respacing(short), where / "respacing.png")
+        short_chains.save(costs, where / "respacing.npz", step)
+        written += [f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
     return sections, written
 
 
 def main() -> None:
-    where = Path(_WORKDIR.value)
+    which = _CHECKPOINT()
+    where = storage.folder(_WORKDIR.value)
     description = workdir.read(where)
     config = description.config
     num_examples = config.evaluate.num_examples if _NUM_EXAMPLES.value is None else _NUM_EXAMPLES.value
@@ -111,14 +112,14 @@ def main() -> None:
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration
     with mesh.over_all_devices(), cli.outputs(where) as out:
-        step, params = loop.load_params(built, where)
+        step, params = loop.load_params(built, where, which=which)
         sections, written = evaluate(eval_key, built, params, source, num_examples, step, out)
         if _PARZEN.value:
             parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
             print(images.parzen_table(parzen))
             sections["parzen"] = parzen.asdict()
         report.write(sections, out / "evaluation.json")
-        print("wrote " + ", ".join(str(path) for path in [out / "evaluation.json", *written]))
+    print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
 
 
 if __name__ == "__main__":

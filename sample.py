@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, sampling, workdir
+from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, sampling, storage, workdir
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
@@ -27,6 +27,7 @@ from dpm_jax.training import loop
 from dpm_jax.units import bits
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
+_CHECKPOINT = cli.checkpoint_flag()
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; WORKDIR/samples if not given, WORKDIR/posterior of those.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; 1000 if not given, 4 for each observation.")
 _CHUNK_SIZE = flags.DEFINE_integer(
@@ -179,8 +180,8 @@ def _observations(
 
 def _sample_posterior(
     description: workdir.Description, built: experiment.Experiment, params: experiment.Params, where: Path, out: Path
-) -> None:
-    """Draws given observations, beside them and the truth."""
+) -> list[str]:
+    """Draws given observations, beside them and the truth; names of the files written."""
     seen = _observations(description, built, where)
     how: Any = _HOW.value
     plan = posterior_samples.Plan(how, _NUM_PARTICLES.value, _NUM_REPEATS.value, _JUMP_LENGTH.value)
@@ -207,20 +208,22 @@ def _sample_posterior(
     plots.save(
         plots.observations(seen.y, seen.mask, draws.samples, seen.truth, seen.noise, binary), out / "samples.png"
     )
-    print(f"wrote {num} samples of each of {len(seen.y)} posteriors to {out / 'samples.npz'} and {out / 'samples.png'}")
+    print(f"{num} samples of each of {len(seen.y)} posteriors")
+    return ["samples.npz", "samples.png"]
 
 
 def _sample_model(
     description: workdir.Description, built: experiment.Experiment, params: experiment.Params, out: Path
-) -> None:
-    """Samples of the model itself."""
+) -> list[str]:
+    """Samples of the model itself; names of the files written."""
     key, num_timesteps = jax.random.key(_SEED.value), built.model(params).schedule.num_timesteps
     shape, binary = _shape(built), description.config.kernel == "binomial"
     num = 1000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
     samples = draw(key, built, params, description.standardization, num, shape, _CHUNK_SIZE.value)
     np.savez(out / "samples.npz", samples=samples)
     plots.save(figures.of_samples(samples, binary), out / "samples.png")
-    print(f"wrote {len(samples)} samples to {out / 'samples.npz'} and {out / 'samples.png'}")
+    print(f"{len(samples)} samples")
+    written = ["samples.npz", "samples.png"]
     if _GIF.value:
         kept = jax.jit(
             lambda key, params: mesh.gather(
@@ -238,31 +241,34 @@ def _sample_model(
         )(key, params)
         states = np.asarray(description.standardization.invert(kept.x))
         plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
-        print(f"wrote {out / 'trajectory.gif'}")
+        written.append("trajectory.gif")
+    return written
 
 
 def main() -> None:
     _check_flags()
-    where = Path(_WORKDIR.value)
+    which = _CHECKPOINT()
+    where = storage.folder(_WORKDIR.value)
     description = workdir.read(where)
     built = _build(description)
     shape = _shape(built)
     if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
         raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
     conditional = _DENOISE.value is not None or _INPAINT.value is not None
-    out = Path(_OUT.value) if _OUT.value else where / ("posterior" if conditional else "samples")
+    out = storage.folder(_OUT.value) if _OUT.value else where / ("posterior" if conditional else "samples")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     try:
         with mesh.over_all_devices(), cli.outputs(out) as ours:
-            step, params = loop.load_params(built, where)
+            step, params = loop.load_params(built, where, which=which)
             built = _short(description, built, where, step)
             if conditional:
-                _sample_posterior(description, built, params, where, ours)
+                written = _sample_posterior(description, built, params, where, ours)
             else:
-                _sample_model(description, built, params, ours)
+                written = _sample_model(description, built, params, ours)
+        print("wrote " + ", ".join(str(out / name) for name in written))
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 

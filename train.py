@@ -17,7 +17,7 @@ from jax import Array
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
-from dpm_jax import cli, experiment, figures, plots, workdir
+from dpm_jax import cli, experiment, figures, plots, storage, workdir
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
@@ -32,7 +32,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; ru
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST:LAST, steps that are traced into WORKDIR/profile, for TensorBoard and Perfetto."
 )
-_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Compile, print what a step costs as XLA counts it, and leave.")
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Compile, print what a step costs, and leave.")
 _DEBUG_NANS = flags.DEFINE_boolean("debug_nans", False, "Stop where the first NaN is made, and say where that is.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
 
@@ -55,12 +55,12 @@ def main() -> None:
     source = experiment.open_source(config, _DATA_DIR.value)
     report.check_examples(source, config.evaluate.num_examples)
     built = experiment.build(config, source.shape)
-    where = Path(_WORKDIR.value or f"runs/{name}")
+    where = storage.folder(_WORKDIR.value or f"runs/{name}")
     with ExitStack() as context:
         context.enter_context(cli.mesh_context(config.mesh, config.train.batch_size // config.train.accumulate))
         if _DRY_RUN.value:
             print(summary(built))
-            print(cost.table(loop.dry_run(built, source.supply), config.train.batch_size))
+            print(cost.table(loop.dry_run(built, source), config.train.batch_size))
             return
         if jax.process_index() == 0:
             context.enter_context(workdir.alone(where))
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{name}: writing to {where}")
         print(summary(built))
         profile = None if _PROFILE_STEPS.value is None else trace.steps(_PROFILE_STEPS.value)
-        step, params, stopped = loop.train(built, source.supply, where, profile=profile)
+        step, params, stopped = loop.train(built, source, where, profile=profile)
         if stopped:
             print(f"told to stop: saved step {step} of {config.train.steps}; the same command goes on from there")
             return
@@ -81,13 +81,13 @@ def main() -> None:
 
 
 def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Figure]) -> None:
-    report.write(sections, where / "evaluation.json")
-    with MetricsWriter(where, step) as metrics:
+    with storage.Staged(where) as staged, MetricsWriter(where, step) as metrics:
+        report.write(sections, staged.folder / "evaluation.json")
         if "bound_bits" in sections:
             metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
         for figure_name, figure in drawn.items():
             metrics.image(step, figure_name, plots.pixels(figure))
-            plots.save(figure, where / f"{figure_name}.png")
+            plots.save(figure, staged.folder / f"{figure_name}.png")
             print(f"wrote {where / figure_name}.png")
 
 

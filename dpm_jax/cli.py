@@ -21,8 +21,10 @@ from ml_collections import config_flags
 from dpm_jax import config as config_lib
 from dpm_jax import mesh
 from dpm_jax.errors import UserError
+from dpm_jax.storage import Staged
+from dpm_jax.training.checkpoints import Which
 
-__all__ = ["config_flag", "mesh_context", "outputs", "run", "wait_for_all"]
+__all__ = ["checkpoint_flag", "config_flag", "mesh_context", "outputs", "run", "wait_for_all"]
 
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", None, "Whether several processes run this together; found out on TPUs and under Slurm, if not given."
@@ -98,6 +100,19 @@ def _on_tpu() -> bool:
     return devices and importlib.util.find_spec("libtpu") is not None
 
 
+def checkpoint_flag() -> Callable[[], Which]:
+    """Define --checkpoint; what it says, when it is read."""
+    flag = flags.DEFINE_string("checkpoint", "newest", "newest, best (on held-out examples), or the step of one.")
+
+    def which() -> Which:
+        text: Any = flag.value
+        if text not in ("newest", "best") and not text.isdecimal():
+            raise UserError(f"--checkpoint: must be newest, best, or a step, got {text!r}")
+        return int(text) if text.isdecimal() else text
+
+    return which
+
+
 def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContextManager[Any]:
     """The mesh of all devices, set.
 
@@ -129,12 +144,13 @@ def wait_for_all(what: str) -> None:
 
 @contextmanager
 def outputs(where: Path) -> Iterator[Path]:
-    """Where to write what all processes have computed: `where`, and of all but the first, where nobody looks.
+    """Where to write what all processes have computed: for `where`, and of all but the first, where nobody looks.
 
     So all run the same programs, which they have to, and every file is written once.
     """
     if jax.process_index() == 0:
-        yield where
+        with Staged(where) as staged:
+            yield staged.folder
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)

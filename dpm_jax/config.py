@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from dpm_jax import storage
 from dpm_jax.errors import UserError
 
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
@@ -417,9 +418,7 @@ def _plain(value: Any) -> Any:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Write as JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(config.to_json_best_effort(indent=2) + "\n")
-    temporary.replace(path)
+    storage.write_text(path, config.to_json_best_effort(indent=2) + "\n")
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
@@ -444,6 +443,14 @@ def load(path: Path) -> ConfigDict:
         raise UserError(f"{path}: damaged: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: damaged: not a config")
-    config = ConfigDict(_with_tuples(tree))
+    # A field that is younger than the file has for its default what was done before there was one.
+    config = default()
+    present = dict(_leaves(ConfigDict(_with_tuples(tree))))
+    known = dict(_leaves(config))
+    for field in present:
+        if field not in known:
+            raise UserError(f"{path}: {nearest_field(field)}")
+    with config.ignore_type():
+        config.update_from_flattened_dict(present)
     check(config)
     return config

@@ -53,6 +53,9 @@ _MAX_FULL_DIM = 6
 # How much faster the scales of a cold chain's start are learned than the weights.
 _START_RATE = 5.0
 
+# Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
+_MOST_LEFT = 0.5
+
 # Folded into the key of a loss; smaller numbers would give the keys that splitting it does.
 _DROPOUT = 2**31
 
@@ -97,6 +100,8 @@ class Experiment(NamedTuple):
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
         `loss_is_bound` it is -K in nats, an estimate from one t an example; its terms weighted where
         the config says so.
+      held_out_loss: (parameters, key, x_0) -> by which one checkpoint is better than another: -K in nats whatever the
+        objective, an estimate from one t an example; of a cold chain the loss.
       optimizer: Optax transformation.
       learning_rate: step -> learning rate, for logs.
     """
@@ -110,6 +115,7 @@ class Experiment(NamedTuple):
     cold: Restoration | None
     memory: Memory
     loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
+    held_out_loss: Callable[[Params, Array, Array], Array]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
 
@@ -122,6 +128,11 @@ class Experiment(NamedTuple):
     def is_cold(self) -> bool:
         """Whether the chain has no noise, and so no likelihood."""
         return self.cold is not None
+
+    @property
+    def held_out_is_bound(self) -> bool:
+        """Whether `held_out_loss` is in nats, and comes to -K."""
+        return not self.is_cold
 
     @property
     def loss_is_bound(self) -> bool:
@@ -163,9 +174,14 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
+    def held_out_loss(params: Params, key: Array, x_0: Array) -> Array:
+        return -bound.estimate(key, kernel, *model(params), x_0, edge=config.edge).mean
+
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
     memory, loss = _loss(config, kernel, base, model)
-    return Experiment(config, shape, kernel, init, network, model, None, memory, loss, optimizer, learning_rate)
+    return Experiment(
+        config, shape, kernel, init, network, model, None, memory, loss, held_out_loss, optimizer, learning_rate
+    )
 
 
 def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
@@ -195,21 +211,29 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         # Logarithms of scales have a long way to go, at the rate of the network's weights too long a one.
         return law._replace(log_scale=_START_RATE * law.log_scale, log_noise=_START_RATE * law.log_noise)
 
+    schedule = _schedule(config)
     # A random degradation is the same at every step of a chain.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def model(params: Params) -> Model:
-        return Model(_schedule(config), cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
+        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
 
-    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        restore = restorer(params, jax.random.fold_in(key, _DROPOUT))
+    def loss_of(restore: cold.Restore, params: Params, key: Array, x_0: Array) -> Array:
         restored = cold.restoration_loss(key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
         x_last = cold.keyed(degrade)(key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
-        return restored + cold.start_loss(start(params), x_last), memory
+        return restored + cold.start_loss(start(params), x_last)
+
+    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
+        return loss_of(restorer(params, jax.random.fold_in(key, _DROPOUT)), params, key, x_0), memory
+
+    def held_out_loss(params: Params, key: Array, x_0: Array) -> Array:
+        return loss_of(restorer(params), params, key, x_0)
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
     parts = Restoration(cold.keyed(degrade), restorer, start)
-    return Experiment(config, shape, gaussian, init, network, model, parts, (), loss, optimizer, learning_rate)
+    return Experiment(
+        config, shape, gaussian, init, network, model, parts, (), loss, held_out_loss, optimizer, learning_rate
+    )
 
 
 def _applied(module: nn.Module) -> Network:
@@ -265,6 +289,12 @@ def _schedule(config: ConfigDict) -> Schedule:
         raise UserError(f"config.schedule.{name}: {error}") from None
     if config.kernel == "gaussian" and not bool(jnp.isfinite(schedule.log_nsr[-1])):
         raise UserError(f"config.schedule.{name}: kernel 'gaussian' needs alpha_bar_T > 0; raise alpha_bar_final")
+    left = float(schedule.alpha_bar[-1])
+    if config.kernel != "cold" and left > _MOST_LEFT:
+        raise UserError(
+            f"config.schedule.{name}: after T = {config.num_timesteps} steps alpha_bar_T = {left:.2g} of the data is "
+            "left, and the prior knows nothing of it; raise num_timesteps, or the betas"
+        )
     return schedule
 
 

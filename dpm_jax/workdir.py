@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
+from dpm_jax.storage import is_remote, write_text
 
 __all__ = ["Description", "alone", "check_source", "claim", "read"]
 
@@ -49,7 +50,7 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
     described = {"format": _FORMAT, "shape": source.shape, **units, "levels": ours.levels}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "data.json").write_text(json.dumps(described) + "\n")
+        write_text(workdir / "data.json", json.dumps(described) + "\n")
         config_lib.save(config, path)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
@@ -57,7 +58,7 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
 
 @contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Hold `workdir` for this process; the lock goes with the process, however that ends.
+    """Hold `workdir` for this process; the lock goes with the process, however that ends. Buckets have no locks.
 
     Raises:
       UserError: if another process holds it.
@@ -65,6 +66,9 @@ def alone(workdir: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows has no such lock.
+        yield
+        return
+    if is_remote(workdir):
         yield
         return
     try:

@@ -58,7 +58,7 @@ def main() -> None:
     config, source = images() if arguments.images else points()
     built = experiment.build(config, source.shape)
     with mesh.over_all_devices(-1, arguments.fsdp):
-        found = loop.train(built, source.supply, arguments.out, lambda _: None)
+        found = loop.train(built, source, arguments.out, lambda _: None)
         bound = report.evaluate(jax.random.key(1), built, found.params, source, 8 if arguments.images else 50, 0)
         drawn = samples.draw(jax.random.key(2), built, found.params, source.standardization, 21)
         params = jax.jit(mesh.gather)(found.params)

@@ -1,6 +1,7 @@
 """Configs: every shipped one is valid, and every wrong one is refused in one line."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,11 @@ def test_values_out_of_range_are_refused(field, value, words):
     [
         ({"schedule.name": "linear", "schedule.linear.beta_final": 1.2}, "beta_final must lie in (0, 1), got 1.2"),
         ({"schedule.name": "erase"}, "raise alpha_bar_final"),
+        (
+            {"schedule.name": "linear", "schedule.linear.beta_1": 1e-4, "schedule.linear.beta_final": 0.02},
+            "config.schedule.linear: after T = 10 steps alpha_bar_T = 0.9 of the data is left",
+        ),
+        ({"schedule.geometric.nsr_final": 0.5}, "config.schedule.geometric: after T = 10 steps"),
         ({"reverse.covariance": "full", "reverse.variance": "sigmoid"}, "config.reverse.covariance"),
         ({"kernel": "binomial", "data.name": "heartbeat", "schedule.learned": True}, "not differentiable"),
         (
@@ -120,6 +126,7 @@ def test_values_out_of_range_are_refused(field, value, words):
 )
 def test_combinations_that_make_no_sense_are_refused(changes, words):
     config = config_lib.default()
+    config.num_timesteps = 10
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error:
         experiment.build(config, (2,))
@@ -166,6 +173,19 @@ def test_configs_survive_saving(name, tmp_path):
     assert config_lib.differences(config, loaded) == []
     loaded.num_timesteps = 7
     assert config_lib.differences(config, loaded) == [f"num_timesteps: {config.num_timesteps}, now 7"]
+
+
+def test_a_file_older_than_a_field_has_its_default(tmp_path):
+    config = config_lib.default()
+    config.num_timesteps = 7
+    tree = config.to_dict()
+    del tree["mesh"], tree["network"]["unet"]["dropout"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert config_lib.differences(config, config_lib.load(tmp_path / "config.json")) == []
+    tree["train"]["stepz"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match=r"config\.train\.stepz: no such field; did you mean config\.train\.steps"):
+        config_lib.load(tmp_path / "config.json")
 
 
 def test_damaged_and_missing_config_files_are_refused(tmp_path):

@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "shapes": 0,
     "mesh": 0,
+    "storage": 0,
     "units": 0,
     "small_matrices": 0,
     "normal": 1,

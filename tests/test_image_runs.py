@@ -85,7 +85,7 @@ def test_what_one_dispatch_brings_is_bounded(monkeypatch):
 @needs_grain
 def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, tmp_path):
     model, source = built(make(**array))
-    whole = loop.train(model, source.supply, tmp_path / "whole")
+    whole = loop.train(model, source, tmp_path / "whole")
     shorter, _ = built(make(**array, train__steps=12))
     # The learning rate follows the number of steps: cut the long run itself.
     cut = tmp_path / "cut"
@@ -95,7 +95,7 @@ def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, 
 
     with Checkpoints(cut) as checkpoints:
         checkpoints.save(12, state, 0.0)
-    resumed = loop.train(model, source.supply, cut)
+    resumed = loop.train(model, source, cut)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert shorter.config.train.steps == 12
 
@@ -117,7 +117,7 @@ def test_missing_grain_names_the_extra(array, tmp_path, monkeypatch):
     model, source = built(make(**array))
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
-        loop.train(model, source.supply, tmp_path)
+        loop.train(model, source, tmp_path)
 
 
 def test_every_image_network_learns_dead_leaves():

@@ -132,6 +132,13 @@ def test_the_largest_axis_that_divides_is_shared_out(shape, fsdp):
         assert [shape[axis] for axis in shared] == [max(fitting)]
 
 
+def test_properties_of_meshes_of_eight_devices():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/eight_devices.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
 def test_without_a_mesh_nothing_is_done():
     x = jnp.ones((3, 2))
     assert mesh.spread(x) is x

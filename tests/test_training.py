@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from dpm_jax import bound, experiment
 from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
 from dpm_jax.training import feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
+from dpm_jax.units import bits
 
 
 def small(**changes):
@@ -156,14 +157,14 @@ def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
 
 def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     built, source = small()
-    whole = loop.train(built, source.supply, tmp_path / "whole")
+    whole = loop.train(built, source, tmp_path / "whole")
     first, _ = small(train__steps=60)
     # Stop at step 40 as a kill would: the checkpoint of step 40 is the last thing written.
     state, _ = run_steps_of(first, source)(step.init(first), 40)
     with Checkpoints(tmp_path / "cut") as checkpoints:
         checkpoints.save(40, state, 0.0)
     said = []
-    resumed = loop.train(built, source.supply, tmp_path / "cut", said.append)
+    resumed = loop.train(built, source, tmp_path / "cut", said.append)
     assert "going on from step 40" in said[0]
     same(whole, resumed)
     assert resumed[0] == 60
@@ -172,8 +173,8 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     built, source = small()
-    first = loop.train(built, source.supply, tmp_path)
-    again = loop.train(built, source.supply, tmp_path)
+    first = loop.train(built, source, tmp_path)
+    again = loop.train(built, source, tmp_path)
     same(first, again)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
     same(loop.load_params(built, tmp_path), first[:2])
@@ -189,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(
     train_key = jax.random.split(jax.random.key(built.config.seed))[1]
     bad = jnp.stack([jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, 50))[0])[0]])
     with pytest.raises(UserError, match=r"not finite at step 51, the 1. in a row; the checkpoint of step 40 is kept"):
-        loop.train(built, poisoned, tmp_path)
+        loop.train(built, source._replace(supply=poisoned), tmp_path)
     assert loop.load_params(built, tmp_path)[0] == 40
 
 
@@ -201,9 +202,44 @@ def test_the_newest_two_the_best_and_every_nth_checkpoint_are_kept(tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [20, 40, 60, 70]
 
 
+def test_the_best_is_that_with_the_least_loss_on_held_out_examples(tmp_path):
+    built, source = small(train__checkpoint_every=20)
+    found = loop.train(built, source, tmp_path)
+    lines = {line["step"]: line["held_out_bits"] for line in read(tmp_path / "metrics.jsonl")}
+    assert sorted(lines) == [20, 40, 60]
+    assert loop.load_params(built, tmp_path, which="best")[0] == max(lines, key=lines.get)
+    assert loop.load_params(built, tmp_path, which=40)[0] == 40
+    # What is logged is an estimate of K of the averaged parameters, of one t an example, that of evaluation of all.
+    result = report.evaluate(jax.random.key(0), built, found.params, source, 20_000, 60)
+    x_0 = source.held_out(jax.random.key(1), 1024)
+    model = built.model(found.params)
+    spread = float(bits(bound.estimate(jax.random.key(2), built.kernel, *model, x_0, edge=built.edge).stderr))
+    assert abs(lines[60] - result.bound_bits) < 4 * np.hypot(spread, result.bound_stderr_bits)
+    (tmp_path / "checkpoints" / "losses.json").write_text('{"20": 1.0, "40": 0.5')
+    with pytest.raises(UserError, match="it is not known which is the best"):
+        loop.load_params(built, tmp_path, which="best")
+    with pytest.raises(UserError, match=r"no checkpoint of step 33; there are \["):
+        loop.load_params(built, tmp_path, which=33)
+
+
+def test_the_best_is_known_and_kept_by_who_comes_after(tmp_path):
+    def tree(step_number):
+        return {"a": jnp.full(3, 1.0 * step_number)}
+
+    with Checkpoints(tmp_path) as checkpoints:
+        for step_number, loss in ((10, 3.0), (20, 1.0), (30, 2.0)):
+            checkpoints.save(step_number, tree(step_number), loss)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step_number, loss in ((40, 5.0), (50, float("nan")), (60, 3.0)):
+            checkpoints.save(step_number, tree(step_number), loss)
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [20, 50, 60]
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert [float(checkpoints.restore(tree(0), which)["a"][0]) for which in ("best", "newest", 50)] == [20, 60, 50]
+
+
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     built, source = small()
-    whole = loop.train(built, source.supply, tmp_path)
+    whole = loop.train(built, source, tmp_path)
     for file in (tmp_path / "checkpoints" / "60").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -211,7 +247,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp
     assert loop.load_params(built, tmp_path, said.append)[0] == 40
     assert "60: damaged" in said[0]
     assert said[0].endswith("the checkpoint of step 40 is used in its place")
-    again = loop.train(built, source.supply, tmp_path, said.append)
+    again = loop.train(built, source, tmp_path, said.append)
     assert "going on from step 40" in said[-1]
     same(whole, again)
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
@@ -231,7 +267,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     def poisoned(key, num):
         return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
 
-    found = loop.train(built, poisoned, tmp_path)
+    found = loop.train(built, source._replace(supply=poisoned), tmp_path)
     assert found.step == 40
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [2, 1]
@@ -250,7 +286,7 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
     built, source = small()
     with pytest.raises(UserError, match="no checkpoint"):
         loop.load_params(built, tmp_path)
-    loop.train(built, source.supply, tmp_path)
+    loop.train(built, source, tmp_path)
     other, _ = small(network__time_mlp__features=(17,))
     with pytest.raises(UserError, match="damaged or of another model"):
         loop.load_params(other, tmp_path)
@@ -340,11 +376,15 @@ def test_dropout_acts_in_training_alone_and_remat_changes_nothing():
     params = jax.tree.map(lambda a: a + 0.1, plain.init(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     key, t = jax.random.key(2), jnp.full(4, 2, jnp.int32)
-    np.testing.assert_array_equal(dropping.network(params, x, t), plain.network(params, x, t))
-    assert jnp.abs(dropping.network(params, x, t, key) - plain.network(params, x, t, key)).max() > 1e-3
+    without, out = (jax.jit(built.network)(params, x, t) for built in (dropping, plain))
+    np.testing.assert_array_equal(without, out)
+    assert jnp.abs(jax.jit(dropping.network)(params, x, t, key) - out).max() > 1e-3
     for built in (dropping, again):
         assert jax.tree.structure(built.init(jax.random.key(0))) == jax.tree.structure(params)
-    gradients = [jax.grad(lambda p, b=built: b.loss(p, key, x, ())[0])(params) for built in (plain, again)]
+    found = [
+        jax.jit(jax.value_and_grad(lambda p, b=built: b.loss(p, key, x, ())[0]))(params)
+        for built in (plain, again, dropping)
+    ]
+    gradients = [gradient for _, gradient in found[:2]]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *gradients)
-    losses = [built.loss(params, key, x, ())[0] for built in (plain, dropping)]
-    assert losses[0] != losses[1]
+    assert found[0][0] != found[2][0]

@@ -90,7 +90,7 @@ def load(path: Path, num_timesteps: int, step: int | None = None) -> Costs:
     if not path.exists():
         raise UserError(f"--spacing: 'optimal' needs {path}; run evaluate.py --respacing first")
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             costs = Costs(**{name: arrays[name] for name in Costs._fields})
             made_at = int(arrays["step"])
         num = len(costs.times)

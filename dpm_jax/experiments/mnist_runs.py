@@ -131,7 +131,7 @@ def train(config: ConfigDict, where: Path, source: Source) -> Run:
     except UserError as error:
         raise UserError(str(error).replace("--workdir", "--out")) from None
     print(f"{where}: {config.train.steps} steps", flush=True)
-    step, params, stopped = loop.train(built, source.supply, where)
+    step, params, stopped = loop.train(built, source, where)
     if stopped:
         raise UserError(f"{where}: told to stop; the same command goes on from step {step}")
     return Run(built, params, source, step)

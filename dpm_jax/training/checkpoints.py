@@ -4,29 +4,64 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
+import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
 from dpm_jax.errors import UserError
+from dpm_jax.storage import is_remote, write_text
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "Which"]
+
+Which = Literal["newest", "best"] | int
 
 # Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
 logging.set_verbosity(logging.ERROR)
 
 
+class _Record:
+    """Which checkpoint has which loss, in a file of its own: Orbax's record of one goes with what is damaged of it.
+
+    Also the policy by which Orbax keeps the best.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`, if it is there; of what is damaged nothing is known."""
+        self._path = path
+        self._losses: dict[int, float] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            self._losses = {int(step): float(loss) for step, loss in json.loads(path.read_text()).items()}
+
+    def add(self, step: int, loss: float) -> None:
+        """Remember, in all processes; the first writes it down."""
+        self._losses[step] = loss
+        if jax.process_index() == 0:
+            write_text(self._path, json.dumps(self._losses) + "\n")
+
+    def best(self, steps: Sequence[int]) -> int | None:
+        """That of these steps with the least loss; None if nothing is known of any."""
+        known = [step for step in steps if math.isfinite(self._losses.get(step, math.nan))]
+        return min(known, key=self._losses.__getitem__, default=None)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """As Orbax asks it."""
+        best = self.best([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
 class Checkpoints:
-    """The checkpoints of one workdir: the newest two, that with the least loss, and, if wanted, every N-th, are kept.
+    """The checkpoints of one workdir: the newest two, the best, and, if wanted, every N-th, are kept.
 
     Saving goes on in the background, and a checkpoint appears under its name when it is whole. A context manager:
     on leaving it, what is being saved is finished.
@@ -51,11 +86,12 @@ class Checkpoints:
         Raises:
           UserError: if the folder can't be made.
         """
-        self._path = workdir.absolute() / "checkpoints"
+        self._path = (workdir if is_remote(workdir) else workdir.absolute()) / "checkpoints"
         self._read_only, self._report = read_only, report
+        self._record = _Record(self._path / "losses.json")
         kept: list[preservation_policy.PreservationPolicy] = [
             preservation_policy.LatestN(2),
-            preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics["loss"], n=1),
+            self._record,
         ]
         if keep_every:
             kept.append(preservation_policy.EveryNSteps(keep_every))
@@ -96,7 +132,7 @@ class Checkpoints:
         Args:
           step: of training.
           tree: arrays.
-          loss: by which the best is kept.
+          loss: on held-out examples; by the least of it the best is kept.
 
         Raises:
           UserError: if it, or the one before it, can't be written.
@@ -104,7 +140,8 @@ class Checkpoints:
         if self._manager.latest_step() == step:
             return
         with self._writing():
-            self._manager.save(step, args=ocp.args.StandardSave(tree), metrics={"loss": loss})
+            self._record.add(step, loss)
+            self._manager.save(step, args=ocp.args.StandardSave(tree))
 
     def wait(self) -> None:
         """Until all that is being saved is whole.
@@ -123,14 +160,27 @@ class Checkpoints:
             yield
         # A disk that is full shows as OSError, ValueError, or what the layer in between makes of it.
         except Exception as error:
-            whole = sorted(int(folder.name) for folder in self._path.iterdir() if folder.name.isdigit())
+            whole = self._whole()
             good = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is none yet"
             raise UserError(f"{self._path}: a checkpoint can't be written: {_reason(error)}; {good}") from error
 
-    def restore(self, like: Any) -> Any:
-        """The newest checkpoint that can be read, with the structure, shapes, dtypes and places of `like`.
+    def _whole(self) -> list[int]:
+        """Steps whose checkpoints are whole, as far as can be told when something is wrong."""
+        with contextlib.suppress(Exception):
+            folders = [folder for folder in self._path.iterdir() if folder.name.isdigit()]
+            # In a bucket nothing is renamed: there a file says when all is written.
+            if is_remote(self._path):
+                folders = [folder for folder in folders if (folder / "commit_success.txt").exists()]
+            return sorted(int(folder.name) for folder in folders)
+        return []
 
-        Those newer than it are set aside, as STEP.damaged, unless all is read only.
+    def restore(self, like: Any, which: Which = "newest") -> Any:
+        """A checkpoint, with the structure, shapes, dtypes and places of `like`.
+
+        Args:
+          like: arrays, or their shapes, dtypes and places.
+          which: the newest that can be read: those newer than it are set aside, as STEP.damaged, unless all is read
+            only; that with the least loss on held-out examples; or that of a step.
 
         Raises:
           UserError: if there is none, or none that can be read.
@@ -138,6 +188,13 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise UserError(f"{self._path}: no checkpoint here; train first")
+        if which != "newest":
+            wanted = self._record.best(steps) if which == "best" else which
+            if wanted is None:
+                raise UserError(f"{self._path}: it is not known which is the best; there are {sorted(steps)}")
+            if wanted not in steps:
+                raise UserError(f"{self._path}: no checkpoint of step {wanted}; there are {sorted(steps)}")
+            return self._read(wanted, like)
         damaged: dict[int, str] = {}
         for step in steps:
             try:
@@ -165,12 +222,17 @@ class Checkpoints:
                 raise UserError(f"{where}: damaged or of another model: {_reason(error)}") from error
 
     def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
-            aside = self._path / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._path / str(step)).rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("set aside")
+        try:
+            if jax.process_index() == 0:
+                aside = self._path / f"{step}.damaged"
+                if aside.exists():
+                    epath.Path(aside).rmtree()
+                (self._path / str(step)).rename(aside)
+        except OSError as error:
+            raise UserError(f"{self._path / str(step)}: can't be set aside: {error.strerror or error}") from error
+        finally:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
 
 

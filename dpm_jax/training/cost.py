@@ -1,49 +1,78 @@
-"""What a train step costs, as XLA counts it, before anything is run."""
+"""What a train step costs, before anything is run, and what of a chip's best it comes to when it runs."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dpm_jax.experiment import Experiment
+from dpm_jax.training import flops
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.feed import Feed
 from dpm_jax.training.step import TrainState
 
-__all__ = ["PEAKS", "Cost", "measure", "peak", "table"]
+__all__ = ["CHIPS", "Chip", "Cost", "chip", "measure", "step_flops", "table"]
 
-# FLOP/s of one device at its matrix units' best, bfloat16, as its maker says; by a part of `device_kind`.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
+
+class Chip(NamedTuple):
+    """What its maker says of a device.
+
+    Attributes:
+      flops: operations a second of its matrix units, bfloat16.
+      bandwidth: bytes a second to and from its memory.
+    """
+
+    flops: float
+    bandwidth: float
+
+
+# As JAX names TPUs, of which some have two names; of GPUs a part of the name.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9),
+    "TPU v5 lite": Chip(197e12, 819e9),
+    "TPU v5p": Chip(459e12, 2765e9),
+    "TPU v6 lite": Chip(918e12, 1640e9),
+    "A100": Chip(312e12, 2039e9),
+    "H100": Chip(989e12, 3350e9),
+    "H200": Chip(989e12, 4800e9),
 }
+_ALSO = {"TPU v5e": "TPU v5 lite", "TPU v5": "TPU v5p", "TPU v6e": "TPU v6 lite"}
 
 
 class Cost(NamedTuple):
     """Of one optimizer step, on each device.
 
     Attributes:
-      flops: floating-point operations.
+      flops: operations of matrix products and convolutions; see `flops.count`.
+      xla_flops: operations of all kinds, as XLA counts them for this backend: the body of a loop once.
+      traffic: bytes that go to and from memory, as XLA counts them.
       arguments: bytes of state and batches that are put in.
       temporary: bytes besides, while it runs.
       num_devices: how many of them.
     """
 
     flops: float
+    xla_flops: float
+    traffic: float
     arguments: int
     temporary: int
     num_devices: int
 
 
-def peak(device_kind: str) -> float | None:
-    """FLOP/s of a device at its best; None where it is not known."""
-    return next((value for name, value in PEAKS.items() if name in device_kind), None)
+def chip(device_kind: str) -> Chip | None:
+    """What is known of a device; None if nothing is."""
+    if device_kind.startswith("TPU"):
+        return CHIPS.get(_ALSO.get(device_kind, device_kind))
+    return next((value for name, value in CHIPS.items() if name in device_kind), None)
+
+
+def step_flops(experiment: Experiment, state: TrainState) -> float:
+    """Operations of one optimizer step, on all devices together; state may be shapes and dtypes."""
+    x_0 = jax.ShapeDtypeStruct((experiment.config.train.batch_size, *experiment.shape), jnp.float32)
+    return flops.count(partial(step_lib.train_step, experiment), state, jax.random.key(0), x_0)
 
 
 def measure(experiment: Experiment, data: Feed, state: TrainState) -> Cost:
@@ -57,18 +86,30 @@ def measure(experiment: Experiment, data: Feed, state: TrainState) -> Cost:
     run_steps: Any = step_lib.make_run_steps(experiment, data.draw)
     compiled = run_steps.lower(state, 1, data.take(1)).compile()
     plan, counted = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    # XLA counts the body of a loop once: a step.
-    flops = float(counted.get("flops", float("nan")))
-    return Cost(flops, int(plan.argument_size_in_bytes), int(plan.temp_size_in_bytes), jax.device_count())
+    num = jax.device_count()
+    return Cost(
+        flops=step_flops(experiment, state) / num,
+        # The steps of a dispatch are a loop.
+        xla_flops=float(counted.get("flops", float("nan"))),
+        traffic=float(counted.get("bytes accessed", float("nan"))),
+        arguments=int(plan.argument_size_in_bytes),
+        temporary=int(plan.temp_size_in_bytes),
+        num_devices=num,
+    )
 
 
 def table(cost: Cost, batch_size: int) -> str:
     """For the screen."""
     lines = [
         f"a step of {batch_size} examples on {cost.num_devices} x {jax.devices()[0].device_kind}, of each device:",
-        f"  {cost.flops:.3g} FLOP; {cost.arguments / 2**20:,.1f} MiB of state and batches, "
-        f"{cost.temporary / 2**20:,.1f} MiB besides",
-        "  at the very best, if all of it were matrix products in bfloat16:",
-        *(f"    {name:<12} {1e3 * cost.flops / value:>10.3g} ms a step" for name, value in PEAKS.items()),
+        f"  {cost.flops:.3g} FLOP in matrix products and convolutions; {cost.xla_flops:.3g} of all kinds as XLA counts "
+        "them, bodies of loops once",
+        f"  {cost.arguments / 2**20:,.1f} MiB of state and batches, {cost.temporary / 2**20:,.1f} MiB besides; "
+        f"{cost.traffic / 2**20:,.1f} MiB to and from memory, as XLA counts them",
+        "  an estimate for one device, of its peak in bfloat16 and that traffic, whichever takes longer:",
     ]
+    for name, best in CHIPS.items():
+        computing, moving = cost.flops / best.flops, cost.traffic / best.bandwidth
+        slower = max(computing, moving)
+        lines.append(f"    {name:<12} {1e3 * slower:>9.3g} ms a step, utilization {100 * computing / slower:>5.1f} %")
     return "\n".join(lines)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from tqdm import tqdm
 
 from dpm_jax import mesh
-from dpm_jax.data.sources import Supply
+from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.training import cost, feed
 from dpm_jax.training import step as step_lib
-from dpm_jax.training.checkpoints import Checkpoints
+from dpm_jax.training.checkpoints import Checkpoints, Which
 from dpm_jax.training.cost import Cost
 from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.profile import Profile
@@ -27,6 +29,10 @@ from dpm_jax.training.stop import StopSignal
 from dpm_jax.units import bits, num_parts
 
 __all__ = ["Result", "dry_run", "load_params", "train"]
+
+
+# Held-out examples that checkpoints are compared on, at most.
+_NUM_HELD_OUT = 1024
 
 
 class Result(NamedTuple):
@@ -53,7 +59,7 @@ class _Dispatch(NamedTuple):
 
 def train(
     experiment: Experiment,
-    supply: Supply,
+    source: Source,
     workdir: Path,
     report: Callable[[str], None] = print,
     profile: tuple[int, int] | None = None,
@@ -64,7 +70,7 @@ def train(
 
     Args:
       experiment: what to train.
-      supply: of a `Source`.
+      source: to train on; its held-out examples say which checkpoint is the best.
       workdir: see `workdir.claim`.
       report: told in words what goes on.
       profile: first and last of the steps that are traced, see `profile`; None for no trace.
@@ -81,7 +87,7 @@ def train(
             state = checkpoints.restore(_abstract_state(experiment))
             report(f"going on from step {int(state.step)} in {workdir}")
         step = int(state.step)
-        data = feed.open_feed(supply, config.seed, settings.batch_size, step, settings.log_every)
+        data = feed.open_feed(source.supply, config.seed, settings.batch_size, step, settings.log_every)
         run_steps = step_lib.make_run_steps(experiment, data.draw)
         periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
 
@@ -90,6 +96,7 @@ def train(
             num = _until_boundary(step, settings.steps, periods, profile or ()) if step < settings.steps else 0
             return num, data.take(num) if num else None
 
+        held_out_loss = _held_out_loss(experiment, source)
         num, batches = ahead()
         with (
             _writer(workdir, step) as metrics,
@@ -97,7 +104,7 @@ def train(
             StopSignal() as stop,
             Profile(workdir, profile) as tracing,
         ):
-            log = _Log(experiment, checkpoints, metrics, bar)
+            log = _Log(experiment, checkpoints, metrics, bar, _best_rate(experiment))
             stopped = False
             while num and not stopped:
                 tracing.before(step)
@@ -111,19 +118,21 @@ def train(
                 tracing.after(step, state)
                 stopped = stop.asked()
                 if step % settings.checkpoint_every == 0 or not num or stopped:
-                    log.finish_last()
-                    # After a step that was skipped, who knows what the parameters are worth.
-                    if int(state.skipped) == 0:
-                        checkpoints.save(step, state, log.loss_since_save())
+                    with log.pause():
+                        loss = held_out_loss(state)
+                        log.finish_last(loss)
+                        # After a step that was skipped, who knows what the parameters are worth.
+                        if int(state.skipped) == 0:
+                            checkpoints.save(step, state, loss)
             if stopped:
                 checkpoints.wait()
     return Result(step, step_lib.averaged_params(experiment, state), stopped)
 
 
-def dry_run(experiment: Experiment, supply: Supply) -> Cost:
+def dry_run(experiment: Experiment, source: Source) -> Cost:
     """What a step of `train` costs."""
     config = experiment.config
-    data = feed.open_feed(supply, config.seed, config.train.batch_size, 0, config.train.log_every)
+    data = feed.open_feed(source.supply, config.seed, config.train.batch_size, 0, config.train.log_every)
     return cost.measure(experiment, data, _abstract_state(experiment))
 
 
@@ -131,15 +140,30 @@ class _Log:
     """Tells of dispatches, each when the next is under way, so that the device never waits for it."""
 
     def __init__(
-        self, experiment: Experiment, checkpoints: Checkpoints, metrics: MetricsWriter | None, bar: tqdm
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter | None,
+        bar: tqdm,
+        best_rate: float | None,
     ) -> None:
         self.last: _Dispatch | None = None
+        self._best_rate = best_rate
         self._experiment, self._checkpoints, self._metrics, self._bar = experiment, checkpoints, metrics, bar
         self._finished = time.perf_counter()
-        self._losses: list[tuple[float, int]] = []
+        self._paused: float | None = None
 
-    def finish_last(self) -> None:
-        """Wait for the last dispatch, and tell of it."""
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Wait for the last dispatch; what is done then is not counted as training."""
+        if self.last is not None:
+            jax.block_until_ready(self.last.progress)
+        self._paused = time.perf_counter()
+        yield
+        self._paused, self._finished = None, time.perf_counter()
+
+    def finish_last(self, held_out_loss: float | None = None) -> None:
+        """Wait for the last dispatch, and tell of it; of its state's loss on held-out examples, where that is known."""
         if self.last is None:
             return
         step, num, progress = self.last
@@ -153,9 +177,8 @@ class _Log:
                 "optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"
             )
         loss = float(progress.loss)
-        now = time.perf_counter()
+        now = time.perf_counter() if self._paused is None else self._paused
         rate, self._finished = num / (now - self._finished), now
-        self._losses.append((loss, num))
         name, unit = "loss", ""
         if self._experiment.loss_is_bound:
             loss, name, unit = float(bits(loss)) / num_parts(self._experiment.shape), "loss_bits", " bits"
@@ -166,28 +189,62 @@ class _Log:
             "steps_per_second": rate,
             "skipped": int(progress.num_skipped),
         }
+        if held_out_loss is not None and self._experiment.held_out_is_bound:
+            values["held_out_bits"] = -float(bits(held_out_loss)) / num_parts(self._experiment.shape)
+        elif held_out_loss is not None:
+            values["held_out_loss"] = held_out_loss
+        if self._best_rate is not None:
+            values["utilization"] = rate / self._best_rate
         if self._metrics is not None:
             self._metrics.scalars(step, values)
+            if held_out_loss is not None:
+                # Before the checkpoint, so that no line is missing where a run goes on from there.
+                self._metrics.push()
         skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
         self._bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s{skipped}")
         self._bar.update(num)
 
-    def loss_since_save(self) -> float:
-        """Mean loss of the steps since this was asked last."""
-        total = sum(num for _, num in self._losses)
-        mean = sum(loss * num for loss, num in self._losses) / max(total, 1)
-        self._losses.clear()
-        return mean
+
+def _held_out_loss(experiment: Experiment, source: Source) -> Callable[[TrainState], float]:
+    """State -> the loss of its averaged parameters on examples that are never trained on, always the same."""
+    settings = experiment.config.train
+    data_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.config.seed), 2**31))
+    # As many at a time as training takes.
+    num = min(_NUM_HELD_OUT, source.num_held_out or _NUM_HELD_OUT)
+    size = min(settings.batch_size // settings.accumulate, num)
+    x_0 = np.asarray(source.held_out(data_key, num - num % size))
+    chunks = x_0.reshape(-1, size, *x_0.shape[1:])
+
+    @jax.jit
+    def loss(state: TrainState, chunks: Array) -> Array:
+        params = step_lib.averaged_params(experiment, state)
+
+        def of_chunk(numbered: tuple[Array, Array]) -> Array:
+            number, x_0 = numbered
+            return experiment.held_out_loss(params, jax.random.fold_in(noise_key, number), x_0)
+
+        mean: Array = jax.lax.map(of_chunk, (jnp.arange(len(chunks)), chunks)).mean()
+        return mesh.gather(mean)
+
+    return lambda state: float(loss(state, chunks))
 
 
-def load_params(experiment: Experiment, workdir: Path, report: Callable[[str], None] = print) -> tuple[int, Params]:
-    """Step and averaged parameters of the newest good checkpoint.
+def load_params(
+    experiment: Experiment, workdir: Path, report: Callable[[str], None] = print, which: Which = "newest"
+) -> tuple[int, Params]:
+    """Step and averaged parameters of a checkpoint.
+
+    Args:
+      experiment: what was trained.
+      workdir: see `workdir.claim`.
+      report: told of checkpoints that can't be read.
+      which: see `Checkpoints.restore`.
 
     Raises:
       UserError: if there is none.
     """
     with Checkpoints(workdir, read_only=True, report=report) as checkpoints:
-        state = checkpoints.restore(_abstract_state(experiment))
+        state = checkpoints.restore(_abstract_state(experiment), which)
     return int(state.step), step_lib.averaged_params(experiment, state)
 
 
@@ -197,6 +254,12 @@ def _abstract_state(experiment: Experiment) -> TrainState:
     return jax.tree.map(  # type: ignore[no-any-return]
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.placement(a.shape)), shapes
     )
+
+
+def _best_rate(experiment: Experiment) -> float | None:
+    """Steps a second, if all devices did nothing but its matrix products at their best; None of unknown devices."""
+    chip = cost.chip(jax.devices()[0].device_kind)
+    return chip and jax.device_count() * chip.flops / cost.step_flops(experiment, _abstract_state(experiment))
 
 
 def _writer(workdir: Path, step: int) -> AbstractContextManager[MetricsWriter | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,13 @@ from typing import IO, Self
 
 import numpy as np
 
+from dpm_jax.errors import UserError
+from dpm_jax.storage import Staged, write_text
+
 __all__ = ["MetricsWriter", "read"]
+
+# Between two copies into a bucket, at least.
+_SECONDS = 30.0
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -28,19 +35,28 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and to TensorBoard files in `workdir`; a context manager."""
+    """Appends to `metrics.jsonl` and to TensorBoard files in `workdir`; a context manager.
+
+    In a bucket they lag behind by up to half a minute and a dispatch.
+    """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        """Open for a run that goes on from `step`; what an earlier run logged after it is dropped."""
+        """Open for a run that goes on from `step`; what an earlier run logged after it is dropped.
+
+        Raises:
+          UserError: if the files can't be written.
+        """
         from tensorboardX import SummaryWriter
 
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in read(path) if line["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
-        self._file: IO[str] = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        try:
+            kept = [line for line in read(workdir / "metrics.jsonl") if line["step"] <= step]
+            self._staged = Staged(workdir)
+            path = self._staged.folder / "metrics.jsonl"
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._file: IO[str] = path.open("a")
+            self._board = SummaryWriter(str(self._staged.folder / "tensorboard"), purge_step=step + 1)
+        except OSError as error:
+            raise UserError(f"{workdir}: metrics cannot be written: {error.strerror or error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +66,7 @@ class MetricsWriter:
     ) -> None:
         self._file.close()
         self._board.close()
+        self._staged.__exit__(kind, error, trace)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line, and one point a scalar."""
@@ -57,6 +74,14 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        # A bucket that can't be reached for a moment is no reason to stop; at the end it is.
+        with contextlib.suppress(UserError):
+            self._staged.push(after=_SECONDS)
+
+    def push(self) -> None:
+        """Bring what is written into the bucket now, if the workdir is in one."""
+        with contextlib.suppress(UserError):
+            self._staged.push()
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture, [height, width, 3 or 4] uint8."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 import jax
 
 from dpm_jax.errors import UserError
+from dpm_jax.storage import Staged
 
 __all__ = ["Profile", "steps"]
 
@@ -30,7 +31,7 @@ class Profile:
 
     def __init__(self, workdir: Path, steps: tuple[int, int] | None) -> None:
         """Trace nothing yet, and nothing at all if `steps` is None."""
-        self._folder, self._steps, self._tracing = workdir / "profile", steps, False
+        self._workdir, self._steps, self._tracing = workdir, steps, False
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +44,8 @@ class Profile:
     def before(self, step: int) -> None:
         """To be called before the dispatch that begins at `step`."""
         if self._steps is not None and self._steps[0] <= step < self._steps[1] and not self._tracing:
-            jax.profiler.start_trace(str(self._folder))
+            self._staged = Staged(self._workdir)
+            jax.profiler.start_trace(str(self._staged.folder / "profile"))
             self._tracing = True
 
     def after(self, step: int, results: Any) -> None:
@@ -56,3 +58,4 @@ class Profile:
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
+            self._staged.__exit__(None, None, None)

@@ -1,0 +1,124 @@
+"""Where workdirs lie: a folder of this machine, or one in a bucket, gs://BUCKET/FOLDER.
+
+A folder in a bucket is an `etils.epath.Path`, which does what `pathlib.Path` does, and is annotated as one. Its files
+are written whole: there is no appending, no locking and no renaming in one go. So what libraries write, and what
+grows, is written into a folder of this machine, and copied: `Staged`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dpm_jax.errors import UserError
+
+__all__ = ["Staged", "folder", "is_remote", "write_text"]
+
+_SCHEME = "gs://"
+
+
+def folder(text: str) -> Path:
+    """The folder of this name.
+
+    Raises:
+      UserError: if it is in a bucket that can't be reached, or the package that reads them is not there; or it is of
+        another kind.
+    """
+    if text.startswith(_SCHEME):
+        # Its reader, where TensorFlow is installed, has other credentials and other errors.
+        os.environ["EPATH_USE_TF"] = "false"
+        if importlib.util.find_spec("gcsfs") is None:
+            raise UserError(f"{text}: buckets need one more package: pip install -e '.[gcs]'")
+        from etils import epath
+
+        remote: Any = epath.Path(text)
+        # Clients of buckets raise what the layers below them do: no credentials, no such bucket, no network.
+        try:
+            remote.exists()
+        except Exception as error:
+            raise UserError(f"{text}: cannot be reached: {type(error).__name__}: {error}") from error
+        return remote  # type: ignore[no-any-return]
+    if "://" in text:
+        raise UserError(f"{text}: must be a folder, or {_SCHEME}BUCKET/FOLDER")
+    return Path(text)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether it is in a bucket."""
+    return not isinstance(path, Path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, or not at all, whatever happens to this machine meanwhile."""
+    if is_remote(path):
+        path.write_text(text)
+        return
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        # Otherwise the new name may be on the disk before what it is the name of.
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Staged:
+    """A folder to write into for one that may be in a bucket: that one itself, if it is not. A context manager.
+
+    Attributes:
+      folder: of this machine.
+    """
+
+    def __init__(self, where: Path) -> None:
+        """Nothing is there yet, if `where` is in a bucket; what is written is copied over what is there."""
+        self._where, self._temporary = where, None
+        self.folder = where
+        if is_remote(where):
+            self._temporary = tempfile.TemporaryDirectory()
+            self.folder = Path(self._temporary.name)
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # What went wrong first is what is told.
+            with contextlib.suppress(UserError) if error is not None else contextlib.nullcontext():
+                self.push()
+        finally:
+            if self._temporary is not None:
+                self._temporary.cleanup()
+
+    def push(self, after: float = 0) -> None:
+        """Copy what has changed since it was copied last, if that was so many seconds ago.
+
+        Raises:
+          UserError: if it can't be; what was not copied is copied by the next call.
+        """
+        if self._temporary is None or time.monotonic() - self._last < after:
+            return
+        self._last = time.monotonic()
+        try:
+            for path in sorted(self.folder.rglob("*")):
+                if path.is_file():
+                    self._copy(path)
+        except Exception as error:
+            raise UserError(f"{self._where}: cannot be written: {type(error).__name__}: {error}") from error
+
+    def _copy(self, path: Path) -> None:
+        state = path.stat().st_mtime_ns, path.stat().st_size
+        if self._copied.get(path) != state:
+            target = self._where / str(path.relative_to(self.folder))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            self._copied[path] = state

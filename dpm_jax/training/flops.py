@@ -1,0 +1,58 @@
+"""Floating-point operations of a traced function: those of its matrix products and convolutions.
+
+These are what an accelerator's peak is stated for, and nearly all that networks do. XLA's own count is that of one
+backend's program, in which the body of a loop counts once; here a scan counts as often as it goes round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+__all__ = ["count"]
+
+
+def count(function: Callable[..., Any], *args: Any) -> float:
+    """Operations of `function(*args)`; a multiplication and its addition are two.
+
+    Of branches the costliest counts; of those for several platforms that of the ones not named. The body of a `while`,
+    whose length nobody knows, counts once.
+
+    Args:
+      function: traceable.
+      args: arrays, or their shapes and dtypes.
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Jaxpr) -> float:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * float(equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted))
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * float(equation.outvars[0].aval.size * kernel.size / outputs)
+    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(params)]
+    if name == "scan":
+        return float(params["length"]) * sum(inner)
+    if name == "cond":
+        return inner[-1] if params.get("branches_platforms") else max(inner)
+    return sum(inner)
+
+
+def _inner(params: dict[str, Any]) -> list[Jaxpr]:
+    """The programs within an equation."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr))
+    programs = (leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in leaves)
+    return [program for program in programs if isinstance(program, Jaxpr)]
