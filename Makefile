@@ -16,13 +16,11 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.installed
-	$(VENV)/bin/python -m benchmarks.sampler
-	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.convolution
-	$(VENV)/bin/python -m benchmarks.short_chains
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-peers
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

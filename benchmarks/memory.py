@@ -2,8 +2,8 @@
 
   python -m benchmarks.memory
 
-Runs train.py on the swiss roll at several T, each in a process of its own, and prints the
-peak resident memory of each and its ratio to the smallest T's.
+Runs train.py on the swiss roll at several T, each in a process of its own, samples and evaluation included, and
+reads the peak resident memory of each.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TIMESTEPS = (100, 1000, 10000)
+from benchmarks.tables import ROOT, Table
 
-# ru_maxrss is in KiB on Linux and in bytes on macOS; only ratios are printed beside it.
+TIMESTEPS = (10, 100, 1000, 10_000)
+
 CHILD = """
 import resource, runpy, sys
 sys.argv = sys.argv[1:]
@@ -40,13 +39,23 @@ def peak(num_timesteps: int) -> int:
     return int(done.stdout.rsplit("peak", 1)[1])
 
 
+def tables() -> list[Table]:
+    """The one."""
+    peaks = [peak(num_timesteps) for num_timesteps in TIMESTEPS]
+    # On macOS the unit is bytes.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    rows = [
+        [f"{num_timesteps:,}", f"{memory / unit:.0f} MiB", f"{memory / peaks[0]:.2f}"]
+        for num_timesteps, memory in zip(TIMESTEPS, peaks, strict=True)
+    ]
+    header = ("T", "peak resident memory of train.py", "of T = 10")
+    return [Table("memory", "python -m benchmarks.memory", header, rows, "The swiss roll, 500 steps.")]
+
+
 def main() -> None:
-    """Print one line a T."""
-    first = None
-    for num_timesteps in TIMESTEPS:
-        memory = peak(num_timesteps)
-        first = first or memory
-        print(f"T = {num_timesteps:>6}: peak RSS {memory / 1024:.0f} MiB, {memory / first:.3f} of T = {TIMESTEPS[0]}")
+    """Print it."""
+    for table in tables():
+        print(table.markdown())
 
 
 if __name__ == "__main__":

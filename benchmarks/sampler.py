@@ -4,71 +4,70 @@
 
 Times, in one process and in turn, (a) ancestral sampling by scan, T steps, and (b) the jitted
 forward pass of the same network called T times, on the very states and times that the sampler
-goes through (sines of larger numbers take longer); prints the medians a step and the median
-of their ratios. The networks are those of the default configs at initialisation.
+goes through (sines of larger numbers take longer). The networks are those of the default configs at
+initialisation, those of images with T = 10: a step costs the same.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
-from statistics import median
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from configs import heartbeat, swiss_roll
+from benchmarks.tables import Table, figure
+from benchmarks.timing import in_turn
+from benchmarks.train_step import source_of
 from dpm_jax import experiment, sampling
 from dpm_jax.training import step
 
-BATCH = 1024
-REPEATS = 15
+# Name of a config, examples at once, T (0: the config's own), repeats.
+CASES = (
+    ("swiss_roll", 1024, 0, 15),
+    ("heartbeat", 1024, 0, 15),
+    ("mnist", 64, 10, 7),
+    ("cifar10", 32, 10, 7),
+    ("dead_leaves", 32, 10, 7),
+)
 
 
-def seconds(function: Callable[[], Array]) -> float:
-    """Wall time of one finished call."""
-    start = time.perf_counter()
-    function().block_until_ready()
-    return time.perf_counter() - start
+def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
+    """Of one config."""
+    config = import_module(f"configs.{name}").get_config()
+    config.num_timesteps = num_timesteps or config.num_timesteps
+    steps = config.num_timesteps
+    built = experiment.build(config, source_of(config).shape)
+    params = step.init(built).params
+    _, reverse = built.model(params)
+    states = sampling.ancestral_trajectory(jax.random.key(0), built.kernel, reverse, num, built.shape, steps)
+    inputs = [(jnp.array(x), jnp.full(num, t)) for x, t in zip(states.x[:-1], states.t[:-1], strict=True)]
+    draw = jax.jit(lambda key: sampling.ancestral(key, built.kernel, reverse, num, built.shape, steps))
+    forward = jax.jit(built.network)
+
+    def call() -> Array:
+        calls: list[Array] = [forward(params, x, t) for x, t in inputs]
+        return calls[-1]
+
+    timing = in_turn([lambda: draw(jax.random.key(0)), call], repeats)
+    ours, bare = (1e3 * taken / steps for taken in timing.medians)
+    return [f"`{name}`", str(num), f"{figure(ours)} ms", f"{figure(bare)} ms", f"{timing.ratios[0]:.3f}"]
+
+
+def tables() -> list[Table]:
+    """The one."""
+    rows = []
+    for case in CASES:
+        rows.append(row(*case))
+        print(*rows[-1], flush=True)
+    header = ("config", "examples at once", "reverse step", "bare forward", "ratio")
+    return [Table("sampler", "python -m benchmarks.sampler", header, rows)]
 
 
 def main() -> None:
-    """Print one line a config."""
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, batch {BATCH}, median of {REPEATS}")
-    for config in (swiss_roll.get_config(), heartbeat.get_config()):
-        source = experiment.open_source(config)
-        built = experiment.build(config, source.shape)
-        params = step.init(built).params
-        _, reverse = built.model(params)
-        num_timesteps = config.num_timesteps
-        states = sampling.ancestral_trajectory(
-            jax.random.key(0), built.kernel, reverse, BATCH, built.shape, num_timesteps
-        )
-        inputs = [(jnp.array(x), jnp.full(BATCH, t)) for x, t in zip(states.x[:-1], states.t[:-1], strict=True)]
-        sample = jax.jit(
-            partial(sampling.ancestral, kernel=built.kernel, reverse=reverse, num=BATCH, shape=built.shape),
-            static_argnames="num_timesteps",
-        )
-        forward = jax.jit(built.network)
-
-        def draw() -> Array:
-            drawn: Array = sample(jax.random.key(0), num_timesteps=num_timesteps)  # noqa: B023
-            return drawn
-
-        def call() -> Array:
-            calls: list[Array] = [forward(params, x, t) for x, t in inputs]  # noqa: B023
-            return calls[-1]
-
-        seconds(draw), seconds(call)
-        pairs = [(seconds(draw), seconds(call)) for _ in range(REPEATS)]
-        ours, bare = (median(times) / num_timesteps * 1e3 for times in zip(*pairs, strict=True))
-        ratio = median(a / b for a, b in pairs)
-        print(
-            f"{config.data.name:>10}, T = {num_timesteps}: "
-            f"reverse step {ours:.3f} ms, network {bare:.3f} ms, ratio {ratio:.3f}"
-        )
+    """Print it."""
+    for table in tables():
+        print(table.markdown())
 
 
 if __name__ == "__main__":

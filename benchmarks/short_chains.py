@@ -3,18 +3,18 @@
   python -m benchmarks.short_chains
 
 Times, in one process and in turn, compiled draws of as many images by both chains, of configs/ddpm_mnist.py's network
-at initialisation, and prints the medians and the median of their ratios.
+at initialisation.
 """
 
 from __future__ import annotations
 
-import time
 from functools import partial
-from statistics import median
 
 import jax
 from jax import Array
 
+from benchmarks.tables import Table, figure
+from benchmarks.timing import in_turn
 from configs import ddpm_mnist
 from dpm_jax import experiment, respacing, sampling
 from dpm_jax.evaluation import short_chains
@@ -31,29 +31,25 @@ def _draw(built: Experiment, params: Params, key: Array) -> Array:
     return sampling.ancestral(key, built.kernel, reverse, BATCH, SHAPE, schedule.num_timesteps)
 
 
-def _seconds(draw: partial[Array]) -> float:
-    start = time.perf_counter()
-    draw().block_until_ready()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Print one line."""
+def tables() -> list[Table]:
+    """The one."""
     config = ddpm_mnist.get_config()
     built = experiment.build(config, SHAPE)
     params = step.init(built).params
     num_timesteps = config.num_timesteps
     short = short_chains.shortened(built, respacing.uniform(num_timesteps, 50))
     draws = [partial(jax.jit(partial(_draw, chain)), params, jax.random.key(0)) for chain in (built, short)]
-    for draw in draws:
-        _seconds(draw)
-    pairs = [tuple(_seconds(draw) for draw in draws) for _ in range(REPEATS)]
-    whole, fast = (median(times) for times in zip(*pairs, strict=True))
-    ratio = median(a / b for a, b in pairs)
-    print(
-        f"{jax.devices()[0].device_kind}, {BATCH} images, median of {REPEATS}: {num_timesteps} steps {whole:.2f} s, "
-        f"50 steps {fast:.2f} s, {ratio:.1f} times as fast"
-    )
+    timing = in_turn(draws, REPEATS)
+    whole, fast = timing.medians
+    row = [f"{figure(whole)} s", f"{figure(fast)} s", figure(timing.ratios[0])]
+    header = (f"{BATCH} MNIST images, {num_timesteps} steps", "50 steps", "times as fast")
+    return [Table("short_chains", "python -m benchmarks.short_chains", header, [row])]
+
+
+def main() -> None:
+    """Print it."""
+    for table in tables():
+        print(table.markdown())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""The work in this project."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.peers import networks, work
+from dpm_jax import config as config_lib
+from dpm_jax import experiment, objectives, predictions, sampling
+from dpm_jax.experiment import Experiment
+from dpm_jax.training import step
+from dpm_jax.types import Model
+
+
+def _experiment(shape: tuple[int, ...], module: Any) -> Experiment:
+    """DDPM's recipe, with any network in the place of the config's."""
+    c = config_lib.default()
+    c.num_timesteps, c.edge = work.NUM_TIMESTEPS, "decoder"
+    c.schedule.name = "linear"
+    c.schedule.linear.beta_1, c.schedule.linear.beta_final = work.BETA_1, work.BETA_FINAL
+    c.reverse.prediction, c.reverse.variance = "epsilon", "small"
+    c.train.objective, c.train.time_sampler = "simple", "uniform"
+    c.optimizer.learning_rate, c.optimizer.warmup_steps = work.LEARNING_RATE, 0
+    c.optimizer.decay.name = "constant_schedule"
+    c.optimizer.clip_norm, c.optimizer.ema_decay = work.CLIP_NORM, work.EMA_DECAY
+    built = experiment.build(c, (2,))
+    schedule = built.model(built.init(jax.random.key(0))).schedule
+
+    def model(params: Any, key: Any = None) -> Model:
+        def reverse(x_t: Any, t: Any) -> Any:
+            outputs = module.apply(params, x_t, t)
+            return predictions.normal_reverse(schedule, x_t, t, outputs, prediction="epsilon", variance="small")
+
+        return Model(schedule, reverse)
+
+    def loss(params: Any, key: Any, x_0: Any, memory: Any) -> Any:
+        return objectives.simple(key, *model(params), x_0), memory
+
+    def init(key: Any) -> Any:
+        return module.init(key, jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32))
+
+    return built._replace(shape=shape, init=init, model=model, loss=loss)
+
+
+def _both(module: Any, shape: tuple[int, ...], batch: int, train_steps: int, steps: int) -> tuple[float, float, str]:
+    """Seconds of a train step and of a reverse step, and the number of parameters."""
+    built = _experiment(shape, module)
+    x_0 = jax.random.normal(jax.random.key(1), (batch, *shape))
+    run_steps = step.make_run_steps(built, lambda key, _: x_0)
+    state = [step.init(built)]
+    size = networks.size(module, state[0].params, shape)
+
+    def train() -> None:
+        state[0], progress = run_steps(state[0], train_steps, None)
+        jax.block_until_ready(progress)
+
+    training = work.taken(train, train_steps)
+
+    @jax.jit
+    def draw(params: Any, key: Any) -> Any:
+        return sampling.ancestral(key, built.kernel, built.model(params).reverse, batch, shape, steps)
+
+    params = step.averaged_params(built, state[0])
+    drawing = work.taken(lambda: draw(params, jax.random.key(2)).block_until_ready(), steps)
+    return training, drawing, size
+
+
+def main() -> None:
+    """Measure, and tell."""
+    mlp = networks.Fractional(networks.MLP())
+    unet = networks.unet(networks.fraction)
+    side, steps = work.UNET_SIDE, work.NUM_TIMESTEPS
+    mlp_train, mlp_reverse, _ = _both(mlp, (2,), work.MLP_BATCH, work.MLP_TRAIN_STEPS, steps)
+    unet_train, unet_reverse, size = _both(
+        unet, (side, side, 1), work.UNET_BATCH, work.UNET_TRAIN_STEPS, work.UNET_STEPS
+    )
+    work.tell(
+        {
+            "mlp_train": mlp_train,
+            "mlp_reverse": mlp_reverse,
+            "unet_train": unet_train,
+            "unet_reverse": unet_reverse,
+            "unet_size": size,
+            "versions": f"dpm_jax, jax {jax.__version__}",
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
