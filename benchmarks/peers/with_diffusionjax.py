@@ -16,7 +16,7 @@ from benchmarks.peers import networks, work
 
 
 def _both(module: Any, shape: tuple[int, ...], batch: int, jitted_steps: int, steps: int) -> tuple[float, float, str]:
-    """Seconds of a train step and of a reverse step, and the number of parameters."""
+    """Seconds of a train step and of a reverse step, and the size."""
     scale = work.NUM_TIMESTEPS
     beta, mean_coeff = get_linear_beta_function(work.BETA_1 * scale, work.BETA_FINAL * scale)
     sde = VP(beta=beta, mean_coeff=mean_coeff)
@@ -61,19 +61,10 @@ def _both(module: Any, shape: tuple[int, ...], batch: int, jitted_steps: int, st
 def main() -> None:
     """Measure, and tell."""
     side, steps = work.UNET_SIDE, work.NUM_TIMESTEPS
-    mlp_train, mlp_reverse, _ = _both(networks.MLP(), (2,), work.MLP_BATCH, work.MLP_TRAIN_STEPS, steps)
+    mlp_found = _both(networks.MLP(), (2,), work.MLP_BATCH, work.MLP_TRAIN_STEPS, steps)
     # One step at a time: Flax's convolutions are slow in loops.
-    unet_train, unet_reverse, size = _both(networks.StockUNet(), (side, side, 1), work.UNET_BATCH, 1, work.UNET_STEPS)
-    work.tell(
-        {
-            "mlp_train": mlp_train,
-            "mlp_reverse": mlp_reverse,
-            "unet_train": unet_train,
-            "unet_reverse": unet_reverse,
-            "unet_size": size,
-            "versions": f"diffusionjax {version('diffusionjax')}, jax {jax.__version__}",
-        }
-    )
+    unet_found = _both(networks.StockUNet(), (side, side, 1), work.UNET_BATCH, 1, work.UNET_STEPS)
+    work.tell(f"diffusionjax {version('diffusionjax')}, jax {jax.__version__}", mlp_found, unet_found)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,15 @@ def taken(run: Callable[[], object], steps: int) -> float:
     return median(times) / steps
 
 
-def tell(found: dict[str, float | str]) -> None:
-    """To the benchmark."""
+def tell(versions: str, mlp: tuple[float, float, str], unet: tuple[float, float, str]) -> None:
+    """Tell the benchmark.
+
+    Args:
+      versions: of what was measured.
+      mlp: seconds of a train step and of a reverse step, and the size.
+      unet: the same.
+    """
+    found: dict[str, float | str] = {"versions": versions, "unet_size": unet[2]}
+    for name, (train, reverse, _) in (("mlp", mlp), ("unet", unet)):
+        found |= {f"{name}_train": train, f"{name}_reverse": reverse}
     print(json.dumps(found))
