@@ -38,15 +38,19 @@ from dpm_jax.bernoulli import (
     point,
     product,
     sample,
+    signs,
     slope,
     tilted,
     variance,
+    where,
 )
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at, sum_event
+from dpm_jax.shapes import as_float32, at, concrete, sum_event
+from dpm_jax.types import reverse_step
 
 __all__ = [
     "Bernoulli",
+    "data",
     "denoised_reverse",
     "diffused",
     "entropy",
@@ -74,12 +78,21 @@ __all__ = [
     "step",
     "tilted",
     "variance",
+    "where",
 ]
 
 
-def _signed(strength: Array, x: Array) -> Array:
-    """strength * s, s = 2 x - 1."""
-    return strength * (2 * x - 1)
+def data(x_0: Array) -> Array:
+    """Return data as this kernel computes with them, float32 of x_0's shape; the algorithms call it once.
+
+    Raises:
+      ValueError: if x_0 is known and holds anything but 0 and 1, of any type. In a traced program, where it is
+        not known yet, results are NaN.
+    """
+    x_0 = as_float32(x_0, "x_0")
+    if concrete(x_0) and (wrong := x_0[(x_0 != 0) & (x_0 != 1)]).size:
+        raise ValueError(f"x_0: bits must be 0 or 1, got {wrong[0]:g}")
+    return x_0
 
 
 def _step_strength(schedule: Schedule, t: Array, like: Array) -> Array:
@@ -104,7 +117,7 @@ def forward(schedule: Schedule, x_prev: Array, t: Array) -> Bernoulli:
       x_prev: [B, ...] x_{t-1}.
       t: [B] in 1..T.
     """
-    return Bernoulli(_signed(_step_strength(schedule, t, x_prev), x_prev))
+    return Bernoulli(_step_strength(schedule, t, x_prev) * signs(x_prev))
 
 
 def marginal(schedule: Schedule, x_0: Array, t: Array) -> Bernoulli:
@@ -115,7 +128,7 @@ def marginal(schedule: Schedule, x_0: Array, t: Array) -> Bernoulli:
       x_0: [B, ...].
       t: [B] in 0..T.
     """
-    return Bernoulli(_signed(_marginal_strength(schedule, t, x_0), x_0))
+    return Bernoulli(_marginal_strength(schedule, t, x_0) * signs(x_0))
 
 
 def q_sample(key: Array, schedule: Schedule, x_0: Array, t: Array) -> Array:
@@ -142,13 +155,13 @@ def q_posterior(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Bernoul
       x_t: [B, ...].
       t: [B] in 1..T. At t = 1 the logits are infinite: x_0 is known.
     """
-    from_t = _signed(_step_strength(schedule, t, x_t), x_t)
-    return Bernoulli(from_t + _signed(_marginal_strength(schedule, t - 1, x_0), x_0))
+    from_t = _step_strength(schedule, t, x_t) * signs(x_t)
+    return Bernoulli(from_t + _marginal_strength(schedule, t - 1, x_0) * signs(x_0))
 
 
 def prior(x: Array) -> Bernoulli:
     """pi, the law of x_T in the model: fair coins, of x's shape."""
-    return Bernoulli(jnp.zeros_like(x))
+    return Bernoulli(jnp.zeros(x.shape, jnp.float32))
 
 
 # --- The reverse trajectory, section 2.2: network outputs -> p(x_{t-1} | x_t) ---
@@ -189,10 +202,11 @@ def denoised_reverse(schedule: Schedule, x_t: Array, t: Array, outputs: Array) -
     """
     step, start = _step_strength(schedule, t, x_t), _marginal_strength(schedule, t - 1, x_t)
     # h is odd in A, so that it is needed once an example and not once a bit.
-    h = _signed(softplus(step - start) - softplus(-step - start), x_t)
+    sign = signs(x_t)
+    h = (softplus(step - start) - softplus(-step - start)) * sign
     # Beyond +-80 float32 tells no difference, and inf - inf would be NaN.
     logits = jnp.clip(outputs, -80.0, 80.0)
-    v = logits + h - _signed(step, x_t)
+    v = logits + h - step * sign
     return Bernoulli(logits + h + softplus(-(v + start)) - softplus(v - start))
 
 
@@ -207,9 +221,7 @@ def forward_edge(
     """
 
     def with_edge(x_t: Array, t: Array) -> Bernoulli:
-        edge = forward(schedule, x_t, jnp.ones_like(t)).logits
-        at_edge = (t == 1).reshape(t.shape + (1,) * (x_t.ndim - 1))
-        return Bernoulli(jnp.where(at_edge, edge, reverse(x_t, t).logits))
+        return where(t == 1, forward(schedule, x_t, jnp.ones_like(t)), reverse_step(reverse, x_t, t))
 
     return with_edge
 
@@ -237,7 +249,7 @@ def start(schedule: Schedule, p: Bernoulli, x_t: Array, t: Array) -> Bernoulli:
     certain, lost = jnp.isinf(strength), strength < 1e-4
     # Where C is infinite or too small, the formula is not used; it must stay finite.
     c = jnp.where(certain | lost, 1.0, strength)
-    middle = _signed(_step_strength(schedule, t, x_t), x_t)
+    middle = _step_strength(schedule, t, x_t) * signs(x_t)
     inside = jnp.clip(p.logits - middle, -c * (1 - 1e-5), c * (1 - 1e-5))
     logits = inside + middle
     log_odds = (
@@ -303,5 +315,6 @@ def renoised(schedule: Schedule, r: Bernoulli, p: Bernoulli, t: Array) -> Bernou
 
 def null_log_prob(x_0: Array) -> Array:
     """log-probability of the null model, independent bits at the batch's own mean rate, [B] nats."""
+    x_0 = data(x_0)
     rate = jnp.mean(x_0)
     return sum_event(jax.scipy.special.xlogy(x_0, rate) + jax.scipy.special.xlog1py(1 - x_0, -rate))

@@ -32,7 +32,7 @@ from jax import Array
 
 from dpm_jax import timesteps
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Reverse
+from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step
 
 __all__ = [
     "Bound",
@@ -104,7 +104,8 @@ def mean_and_stderr(values: Array) -> Mean:
 
 
 def forward_edge_term(kernel: Kernel, schedule: Schedule, x_0: Array, t: Array) -> Array:
-    """The edge of a chain whose first time is t, p(x_0 | x_t) the forward kernel run backwards, [B] nats."""
+    """Return the edge of a chain whose first time is t, p(x_0 | x_t) the forward kernel run backwards, [B] nats."""
+    x_0 = kernel.data(x_0)
     prior = kernel.prior(x_0)
     return kernel.kl(kernel.marginal(schedule, x_0, t), prior) + kernel.log_prob(prior, x_0)
 
@@ -116,17 +117,18 @@ def _edge_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse,
     log_prob = kernel.log_prob if edge == "decoder" else edge
     if not callable(log_prob):
         raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
-    return log_prob(reverse(kernel.q_sample(key, schedule, x_0, first), first), x_0)
+    return log_prob(reverse_step(reverse, kernel.q_sample(key, schedule, x_0, first), first), x_0)
 
 
 def _kl_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, t: Array) -> Array:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at one draw of x_t, [B]; t in 2..T."""
     x_t = kernel.q_sample(key, schedule, x_0, t)
-    return kernel.kl(kernel.q_posterior(schedule, x_0, x_t, t), reverse(x_t, t))
+    return kernel.kl(kernel.q_posterior(schedule, x_0, x_t, t), reverse_step(reverse, x_t, t))
 
 
 def prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
-    """KL(q(x_T | x_0) || p(x_T)), [B] nats."""
+    """Return KL(q(x_T | x_0) || p(x_T)), [B] nats."""
+    x_0 = kernel.data(x_0)
     last = jnp.full(x_0.shape[0], schedule.num_timesteps, jnp.int32)
     return kernel.kl(kernel.marginal(schedule, x_0, last), kernel.prior(x_0))
 
@@ -148,8 +150,10 @@ def evaluate(
       `Bound`, nats; `mean_and_stderr(bound.k)` for the batch.
 
     Raises:
-      ValueError: if `edge` is none of these.
+      ValueError: if `edge` is none of these, if x_0 is no data of this kernel, or if `reverse` returns a law of
+        another shape.
     """
+    x_0 = kernel.data(x_0)
     batch = x_0.shape[0]
     num_timesteps = schedule.num_timesteps
     edge_key, kl_key = jax.random.split(key)
@@ -203,8 +207,10 @@ def estimate(
       `Estimate`, nats.
 
     Raises:
-      ValueError: if `edge` is none of these.
+      ValueError: if `edge` is none of these, if x_0 is no data of this kernel, or if `reverse` returns a law of
+        another shape.
     """
+    x_0 = kernel.data(x_0)
     time_key, noise_key, edge_key = jax.random.split(key, 3)
     k = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge) - prior_term(kernel, schedule, x_0)
     t, kl = jnp.ones(x_0.shape[0], jnp.int32), jnp.zeros_like(k)

@@ -39,7 +39,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax.types import Kernel, Reverse, reverse_step
 
 __all__ = ["MAX_BITS", "Bounds", "enumerated_bits", "model_steps", "step_bounds"]
 
@@ -99,13 +99,17 @@ def model_steps(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse
 
     Returns:
       [T + 1] nats an example; NaN at 0.
+
+    Raises:
+      ValueError: if x_0 is no data of this kernel, or if `reverse` returns a law of another shape.
     """
+    x_0 = kernel.data(x_0)
     bounds = step_bounds(kernel, schedule, x_0.shape[1:])
 
     def step(_: None, t: Array) -> tuple[None, Array]:
         times = jnp.full(x_0.shape[0], t, jnp.int32)
         x_t = kernel.q_sample(jax.random.fold_in(key, t), schedule, x_0, times)
-        model = jnp.mean(kernel.entropy(reverse(x_t, times)))
+        model = jnp.mean(kernel.entropy(reverse_step(reverse, x_t, times)))
         posterior = jnp.mean(kernel.entropy(kernel.q_posterior(schedule, x_0, x_t, times)))
         # At t = 1 the posterior is a point, and its entropy is not finite for densities.
         return None, jnp.where(t == 1, model, model - posterior + bounds.lower[t])

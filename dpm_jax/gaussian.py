@@ -13,7 +13,9 @@ sigma2_t = 1 - alpha_bar_t, Bayes' rule gives
     a_t = sqrt(r) sqrt(sigma2_{t-1} / sigma2_t)
     v_t = sigma2_{t-1} (1 - r),
 
-which hold at t = 1 too (r = 0: the posterior is the point x_0) and at nu_T = inf.
+which hold at t = 1 too (r = 0: the posterior is the point x_0) and at nu_T = inf. Fine steps hardly move x_t: the
+means are kept as x_t + ((a_t - 1) x_t + b_t x_0), a `Sum`, so that the posterior and a model's step differ by
+b_t (x_0 - its guess of x_0) and not by what float32 rounds x_t to.
 
 Shapes: x is [B, ...]; t is int32 [B], in 1..T (0..T for `marginal`). Sums are over
 everything but the batch, in nats. All is float32. The laws themselves are in `normal`, and
@@ -31,6 +33,7 @@ from dpm_jax.normal import (
     FullNormal,
     Law,
     Normal,
+    Sum,
     as_full,
     bin_log_prob,
     entropy,
@@ -39,6 +42,7 @@ from dpm_jax.normal import (
     log_overlap,
     log_prob,
     mean,
+    mean_less,
     noise,
     place,
     point,
@@ -47,16 +51,19 @@ from dpm_jax.normal import (
     slope,
     tilted,
     variance,
+    where,
 )
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at
+from dpm_jax.shapes import as_float32, at
 from dpm_jax.small_matrices import cholesky, gram
+from dpm_jax.types import reverse_step
 
 __all__ = [
     "FullNormal",
     "Normal",
     "as_full",
     "bin_log_prob",
+    "data",
     "diffused",
     "entropy",
     "forward",
@@ -67,6 +74,7 @@ __all__ = [
     "log_prob",
     "marginal",
     "mean",
+    "mean_less",
     "mixed",
     "mixed_full",
     "noise",
@@ -84,7 +92,17 @@ __all__ = [
     "step",
     "tilted",
     "variance",
+    "where",
 ]
+
+
+def data(x_0: Array) -> Array:
+    """Return data as this kernel computes with them, float32 of x_0's shape; the algorithms call it once.
+
+    Raises:
+      ValueError: if x_0 holds no real numbers.
+    """
+    return as_float32(x_0, "x_0")
 
 
 # --- The forward trajectory, section 2.1 ---
@@ -98,8 +116,11 @@ def forward(schedule: Schedule, x_prev: Array, t: Array) -> Normal:
       x_prev: [B, ...] x_{t-1}.
       t: [B] in 1..T.
     """
+    x_prev = as_float32(x_prev, "x_prev")
     beta = at(schedule.beta, t, x_prev)
-    return Normal(jnp.sqrt(1 - beta) * x_prev, jnp.broadcast_to(beta, x_prev.shape))
+    keep = jnp.sqrt(1 - beta)
+    location = _near(x_prev, keep, -beta / (1 + keep), 0.0)
+    return Normal(location, jnp.broadcast_to(beta, x_prev.shape))
 
 
 def marginal(schedule: Schedule, x_0: Array, t: Array) -> Normal:
@@ -110,6 +131,7 @@ def marginal(schedule: Schedule, x_0: Array, t: Array) -> Normal:
       x_0: [B, ...].
       t: [B] in 0..T.
     """
+    x_0 = as_float32(x_0, "x_0")
     mean = jnp.sqrt(at(schedule.alpha_bar, t, x_0)) * x_0
     return Normal(mean, jnp.broadcast_to(at(schedule.sigma2, t, x_0), x_0.shape))
 
@@ -129,18 +151,34 @@ def q_sample(key: Array, schedule: Schedule, x_0: Array, t: Array) -> Array:
     return sample(key, marginal(schedule, x_0, t))
 
 
-def _posterior_coefficients(schedule: Schedule, t: Array, like: Array) -> tuple[Array, Array, Array]:
-    """a_t, b_t and v_t of the module's docstring, broadcasting against `like`."""
-    step = at(schedule.log_nsr_step, t, like)
-    sigma2_prev = at(schedule.sigma2, t - 1, like)
-    gain = -jnp.expm1(-step)
-    a = jnp.exp(-0.5 * step) * jnp.sqrt(sigma2_prev / at(schedule.sigma2, t, like))
-    b = jnp.sqrt(at(schedule.alpha_bar, t - 1, like)) * gain
-    return a, b, sigma2_prev * gain
+def _near(x: Array, keep: Array, change: Array, rest: Array | float) -> Sum:
+    """keep x + rest, as a `Sum` that begins at x where keep is above a half and at 0 elsewhere; change = keep - 1."""
+    fine = keep > 0.5
+    return Sum(jnp.where(fine, x, 0.0), jnp.where(fine, change, keep) * x + rest)
+
+
+def _posterior_variance(schedule: Schedule, t: Array, like: Array) -> Array:
+    """v_t of the module's docstring, broadcasting against `like`."""
+    return at(schedule.sigma2, t - 1, like) * -jnp.expm1(-at(schedule.log_nsr_step, t, like))
+
+
+def _posterior_weight(schedule: Schedule, t: Array, like: Array) -> Array:
+    """b_t of the module's docstring, broadcasting against `like`."""
+    return jnp.sqrt(at(schedule.alpha_bar, t - 1, like)) * -jnp.expm1(-at(schedule.log_nsr_step, t, like))
+
+
+def _posterior_mean(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Sum:
+    """b_t x_0 + a_t x_t."""
+    step = at(schedule.log_nsr_step, t, x_t)
+    keep = jnp.exp(-0.5 * step) * jnp.sqrt(at(schedule.sigma2, t - 1, x_t) / at(schedule.sigma2, t, x_t))
+    # a_t = r / sqrt(1 - beta_t), so that a_t - 1 is this; where a_t is small, beta_t may be 1.
+    fine = keep > 0.5
+    change = jnp.expm1(-jnp.where(fine, step, 0.0) - 0.5 * jnp.log1p(-jnp.where(fine, at(schedule.beta, t, x_t), 0.0)))
+    return _near(x_t, keep, change, _posterior_weight(schedule, t, x_t) * x_0)
 
 
 def q_posterior(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Normal:
-    """q(x_{t-1} | x_t, x_0), the forward chain run backwards from a known start (appendix B.3).
+    """Return q(x_{t-1} | x_t, x_0), the forward chain run backwards from a known start (appendix B.3).
 
     Args:
       schedule: of T steps.
@@ -148,13 +186,14 @@ def q_posterior(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Normal:
       x_t: [B, ...].
       t: [B] in 1..T. At t = 1 the variance is zero.
     """
-    a, b, variance = _posterior_coefficients(schedule, t, x_t)
-    return Normal(b * x_0 + a * x_t, jnp.broadcast_to(variance, x_t.shape))
+    x_0, x_t = as_float32(x_0, "x_0"), as_float32(x_t, "x_t")
+    variance = jnp.broadcast_to(_posterior_variance(schedule, t, x_t), x_t.shape)
+    return Normal(_posterior_mean(schedule, x_0, x_t, t), variance)
 
 
 def prior(x: Array) -> Normal:
-    """pi, the law of x_T in the model: standard normal, of x's shape."""
-    return Normal(jnp.zeros_like(x), jnp.ones_like(x))
+    """Return pi, the law of x_T in the model: standard normal, of x's shape."""
+    return Normal(jnp.zeros(x.shape, jnp.float32), jnp.ones(x.shape, jnp.float32))
 
 
 # --- The reverse trajectory, section 2.2; what networks say of it is in `predictions` ---
@@ -172,8 +211,8 @@ def mixed(schedule: Schedule, x_0: Array, variance: Array, x_t: Array, t: Array)
       x_t: [B, ...].
       t: [B] in 1..T.
     """
-    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
-    return Normal(b * x_0 + a * x_t, jnp.broadcast_to(posterior_variance + b**2 * variance, x_t.shape))
+    total = _posterior_variance(schedule, t, x_t) + _posterior_weight(schedule, t, x_t) ** 2 * variance
+    return Normal(_posterior_mean(schedule, x_0, x_t, t), jnp.broadcast_to(total, x_t.shape))
 
 
 def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t: Array) -> FullNormal:
@@ -186,9 +225,9 @@ def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t:
       x_t: [B, d].
       t: [B] in 1..T.
     """
-    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
-    total = (b**2)[..., None] * covariance + posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
-    return FullNormal(b * x_0 + a * x_t, cholesky(total))
+    known = _posterior_variance(schedule, t, x_t)[..., None] * jnp.eye(x_t.shape[-1])
+    total = (_posterior_weight(schedule, t, x_t) ** 2)[..., None] * covariance + known
+    return FullNormal(_posterior_mean(schedule, x_0, x_t, t), cholesky(total))
 
 
 def forward_edge(
@@ -202,14 +241,11 @@ def forward_edge(
     """
 
     def with_edge(x_t: Array, t: Array) -> Normal | FullNormal:
-        p = reverse(x_t, t)
-        edge: Normal | FullNormal = forward(schedule, x_t, jnp.ones_like(t))
+        p: Normal | FullNormal = reverse_step(reverse, x_t, t)
+        edge = forward(schedule, x_t, jnp.ones_like(t))
         if isinstance(p, FullNormal):
-            edge = as_full(edge)
-        at_edge = t == 1
-        return type(p)(
-            *(jnp.where(at_edge.reshape((-1,) + (1,) * (o.ndim - 1)), e, o) for e, o in zip(edge, p, strict=True))
-        )
+            return where(t == 1, as_full(edge), p)
+        return where(t == 1, edge, p)
 
     return with_edge
 
@@ -226,12 +262,13 @@ def start(schedule: Schedule, p: Normal | FullNormal, x_t: Array, t: Array) -> N
       x_t: [B, ...].
       t: [B] in 1..T. At t = 1 it is p itself.
     """
-    a, b, posterior_variance = _posterior_coefficients(schedule, t, x_t)
-    mean = (p.mean - a * x_t) / b
+    b, known = _posterior_weight(schedule, t, x_t), _posterior_variance(schedule, t, x_t)
+    of_x_t = _posterior_mean(schedule, jnp.zeros_like(x_t), x_t, t)
+    mean = (mean_less(p, of_x_t.origin) - of_x_t.offset) / b
     if isinstance(p, FullNormal):
-        excess = gram(p.scale_tril) - posterior_variance[..., None] * jnp.eye(x_t.shape[-1])
+        excess = gram(p.scale_tril) - known[..., None] * jnp.eye(x_t.shape[-1])
         return FullNormal(mean, cholesky(excess / (b**2)[..., None]))
-    return Normal(mean, jnp.maximum(p.variance - posterior_variance, 0.0) / b**2)
+    return Normal(mean, jnp.maximum(p.variance - known, 0.0) / b**2)
 
 
 def step(schedule: Schedule, start: Normal | FullNormal, x_t: Array, t: Array) -> Normal | FullNormal:
@@ -293,4 +330,4 @@ def null_log_prob(x_0: Array) -> Array:
 
     On data of zero mean and unit variance its mean is -2.047 bits a dimension.
     """
-    return log_prob(prior(x_0), x_0)
+    return log_prob(prior(x_0), data(x_0))

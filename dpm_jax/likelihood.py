@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax.types import Kernel, Reverse, reverse_step
 
 __all__ = ["Sandwich", "effective_sample_size", "enumerate_bits", "log_weights", "lower", "sandwich", "upper"]
 
@@ -81,11 +81,11 @@ def _forward_log_weight(key: Array, kernel: Kernel, schedule: Schedule, reverse:
         x_t, log_w = state
         q = kernel.q_posterior(schedule, x_0, x_t, t * first)
         x_prev = kernel.sample(jax.random.fold_in(step_key, t), q)
-        log_ratio = kernel.log_prob(reverse(x_t, t * first), x_prev) - kernel.log_prob(q, x_prev)
+        log_ratio = kernel.log_prob(reverse_step(reverse, x_t, t * first), x_prev) - kernel.log_prob(q, x_prev)
         return (x_prev, log_w + log_ratio), None
 
     (x_1, log_w), _ = jax.lax.scan(step, (x_last, log_w), jnp.arange(schedule.num_timesteps, 1, -1))
-    return log_w + kernel.log_prob(reverse(x_1, first), x_0)
+    return log_w + kernel.log_prob(reverse_step(reverse, x_1, first), x_0)
 
 
 def _model_trajectory(
@@ -102,7 +102,7 @@ def _model_trajectory(
 
     def step(state: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
         x_t, log_w = state
-        p = reverse(x_t, t * first)
+        p = reverse_step(reverse, x_t, t * first)
         x_prev = kernel.sample(jax.random.fold_in(step_key, t), p)
         log_forward = kernel.log_prob(kernel.forward(schedule, x_prev, t * first), x_t)
         return (x_prev, log_w + (kernel.log_prob(p, x_prev) - log_forward)), None
@@ -136,7 +136,11 @@ def log_weights(
 
     Returns:
       [B, k] nats, independent along k, each E w = p(x_0).
+
+    Raises:
+      ValueError: if x_0 is no data of this kernel, or if `reverse` returns a law of another shape.
     """
+    x_0 = kernel.data(x_0)
 
     def draw(key: Array, rows: Array) -> Array:
         return _forward_log_weight(key, kernel, schedule, reverse, x_0[rows // num_trajectories])

@@ -23,7 +23,7 @@ from dpm_jax import bound, gaussian, predictions, timesteps
 from dpm_jax.bound import Edge
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at
-from dpm_jax.types import Distribution, Kernel, Reverse
+from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step
 
 __all__ = ["HYBRID_WEIGHT", "hybrid", "sample_mse", "simple"]
 
@@ -57,12 +57,15 @@ def simple(
       edge: how p(x_0 | x_1) is treated, see `bound`.
       time_sampler: which t; its weights are not used: all t count alike.
     """
+    x_0 = gaussian.data(x_0)
     time_key, noise_key = jax.random.split(key)
     t = _times(time_key, x_0.shape[0], schedule.num_timesteps, edge, time_sampler)
     eps = gaussian.noise(noise_key, x_0.shape)
     x_t = gaussian.place(gaussian.marginal(schedule, x_0, t), eps)
     beta = at(schedule.beta, t, x_t)
-    perturbation = (gaussian.mean(reverse(x_t, t)) - jnp.sqrt(1 - beta) * x_t) / jnp.sqrt(beta)
+    # E[x_{t-1}] - sqrt(1 - beta_t) x_t, by way of x_t: fine steps hardly move it.
+    moved = gaussian.mean_less(reverse_step(reverse, x_t, t), x_t) + beta / (1 + jnp.sqrt(1 - beta)) * x_t
+    perturbation = moved / jnp.sqrt(beta)
     guess = predictions.convert(schedule, perturbation, x_t, t, source="perturbation", target="epsilon")
     return jnp.mean((guess - eps) ** 2)
 
@@ -91,7 +94,7 @@ def hybrid(
 
     def with_mean_fixed(x_t: Array, t: Array) -> Distribution:
         p = reverse(x_t, t)
-        return p._replace(mean=jax.lax.stop_gradient(p.mean))
+        return p._replace(location=jax.lax.stop_gradient(p.location))
 
     simple_key, bound_key = jax.random.split(key)
     k = bound.estimate(bound_key, gaussian, schedule, with_mean_fixed, x_0, edge=edge, time_sampler=time_sampler).mean
@@ -122,10 +125,11 @@ def sample_mse(
       x_0: [B, ...] data.
       time_sampler: which t, each counting by its weight.
     """
+    x_0 = kernel.data(x_0)
     time_key, noise_key = jax.random.split(key)
     num = max(schedule.num_timesteps - 1, 1)
     t, weight = time_sampler(time_key, x_0.shape[0], schedule.num_timesteps)
     x_t = kernel.q_sample(noise_key, schedule, x_0, t)
-    q, p = kernel.q_posterior(schedule, x_0, x_t, t), reverse(x_t, t)
+    q, p = kernel.q_posterior(schedule, x_0, x_t, t), reverse_step(reverse, x_t, t)
     distance = (kernel.mean(q) - kernel.mean(p)) ** 2 + kernel.variance(q) + kernel.variance(p)
     return jnp.mean(distance.reshape(len(t), -1).mean(axis=1) * weight) / num

@@ -201,14 +201,9 @@ def guide(
     def with_edge(x_t: Array, t: Array) -> Step:
         step = inner(x_t, t)
         at_edge = multiply(lambda *_: step.model, r)(x_t, t)
-        return step._replace(posterior=_where(t == 1, at_edge, step.posterior))
+        return step._replace(posterior=kernel.where(t == 1, at_edge, step.posterior))
 
     return with_edge
-
-
-def _where(which: Array, one: Distribution, other: Distribution) -> Distribution:
-    """Example by example, one law or the other."""
-    return jax.tree.map(lambda a, b: jnp.where(which.reshape((-1,) + (1,) * (b.ndim - 1)), a, b), one, other)
 
 
 def check(kernel: Kernel, r: Evidence, how: How, weights: bool = False) -> None:
@@ -347,7 +342,7 @@ def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, itera
             start_after, twist = Normal(after, observed.variance), kernel.log_overlap(start, r)
         else:
             # The log-determinant beside this quadratic form does not depend on x_t, where the model is exact.
-            start_after, twist = start._replace(mean=after), -0.5 * jnp.maximum(sum_event(difference * u), 0.0)
+            start_after, twist = start._replace(location=after), -0.5 * jnp.maximum(sum_event(difference * u), 0.0)
         return Step(model, kernel.step(schedule, start_after, x_t, t), twist)
 
     return step

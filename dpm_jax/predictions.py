@@ -148,12 +148,12 @@ def normal_reverse(
     x_0 = convert(schedule, value, x_t, t, source=prediction, target="x_0")
     if variance == "mixed":
         return gaussian.mixed(schedule, x_0, at(schedule.sigma2, t, x_t) * jnp.exp(c), x_t, t)
-    mean = gaussian.mixed(schedule, x_0, jnp.zeros_like(x_0), x_t, t).mean
+    mean = gaussian.mixed(schedule, x_0, jnp.zeros_like(x_0), x_t, t).location
     if variance == "sigmoid":
         beta = at(schedule.beta, t, x_t)
         return Normal(mean, jax.nn.sigmoid(c + jnp.log(beta) - jnp.log1p(-beta)))
     share = {"small": 0.0, "large": 1.0}[variance] if variance in FIXED else (1 + c) / 2
-    return Normal(mean, jnp.broadcast_to(_between(schedule, t, x_t, share), mean.shape))
+    return Normal(mean, jnp.broadcast_to(_between(schedule, t, x_t, share), x_t.shape))
 
 
 def full_normal_reverse(

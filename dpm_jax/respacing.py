@@ -29,7 +29,7 @@ from jax import Array
 from dpm_jax import bound
 from dpm_jax.normal import FullNormal, Normal
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Model, Reverse
+from dpm_jax.types import Distribution, Kernel, Model, Reverse, reverse_step
 
 __all__ = [
     "Costs",
@@ -260,6 +260,7 @@ def costs(
     num_timesteps = schedule.num_timesteps
     chosen = np.arange(1, num_timesteps + 1) if candidates is None else candidates
     times = jnp.asarray(_check_times("candidates", chosen, num_timesteps), jnp.int32)
+    x_0 = kernel.data(x_0)
     num, batch = len(times), x_0.shape[0]
     block = min(num, max(1, _BLOCK // x_0.size))
     num_blocks = -(-num // block)
@@ -269,7 +270,7 @@ def costs(
         t = jnp.full(batch, times[j])
         # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
         x_t = kernel.q_sample(key, schedule, x_0, t)
-        law = kernel.start(schedule, reverse(x_t, t), x_t, t)
+        law = kernel.start(schedule, reverse_step(reverse, x_t, t), x_t, t)
         # Flat: loops over a last axis of one channel are many times slower.
         law, start, x_t = jax.tree.map(lambda value: value.reshape(batch, -1), _own_axes(law, x_0, x_t))
         if edge == "forward":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Reverse, verbs
+from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step, verbs
 
 __all__ = ["Numbered", "Trajectory", "ancestral", "ancestral_trajectory", "with_jumps"]
 
@@ -45,6 +45,11 @@ class Numbered:
     def __call__(self, x_t: Array, t: Array) -> Distribution:
         """As any reverse function: the examples are the first ones."""
         return self.step(x_t, t, jnp.arange(x_t.shape[0]))
+
+
+def _numbered(reverse: Reverse, number: Array) -> Reverse:
+    """A reverse function of the examples of these numbers."""
+    return (lambda x_t, t: reverse.step(x_t, t, number)) if isinstance(reverse, Numbered) else reverse
 
 
 def _noise(
@@ -91,7 +96,7 @@ def _descend(
     def step(x_t: Array, t: Array) -> tuple[Array, None]:
         num = x_t.shape[0]
         times = jnp.full(num, t, jnp.int32)
-        p = reverse.step(x_t, times, first + jnp.arange(num)) if isinstance(reverse, Numbered) else reverse(x_t, times)
+        p = reverse_step(_numbered(reverse, first + jnp.arange(num)), x_t, times)
         return kernel.place(p, _noise(key, kernel, first, num, x_t.shape[1:], t - 1)), None
 
     return jax.lax.scan(step, x, start - jnp.arange(num_steps))[0]

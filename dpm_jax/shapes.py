@@ -3,28 +3,65 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-__all__ = ["at", "chunk_size", "sum_event"]
+__all__ = ["as_float32", "at", "chunk_size", "concrete", "select", "sum_event"]
+
+
+def concrete(*values: Any) -> bool:
+    """Return whether these values are known now, and not only when a traced program runs."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def as_float32(x: Any, name: str = "x") -> Array:
+    """Return x as float32, the one type that laws and kernels compute in.
+
+    Args:
+      x: real numbers of any type; integers and booleans are taken for their values.
+      name: of the argument, for the error.
+
+    Raises:
+      ValueError: if x holds no real numbers.
+    """
+    numbers: Array = jnp.asarray(x)
+    dtype = numbers.dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating) or not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
+        raise ValueError(f"{name}: must hold real numbers, got {dtype}")
+    return numbers.astype(jnp.float32)
 
 
 def at(values: Array, t: Array, like: Array) -> Array:
-    """values[t], with axes added so that it broadcasts against `like`.
+    """Return values[t], with axes added so that it broadcasts against `like`.
 
     Args:
       values: [T + 1], an array of a `Schedule`.
-      t: [B] int32.
+      t: [B] int32 in 0..T. In a traced program, where t is not known yet, NaN is returned for any other.
       like: [B, ...].
 
     Returns:
       [B, 1, ..., 1] of like's rank.
+
+    Raises:
+      ValueError: if t is known and outside 0..T.
     """
-    return values[t].reshape(t.shape + (1,) * (like.ndim - t.ndim))
+    if concrete(t) and (outside := (np.asarray(t) < 0) | (np.asarray(t) >= len(values))).any():
+        raise ValueError(f"t: times of this schedule are 0 to {len(values) - 1}, got {np.asarray(t)[outside][0]}")
+    found = values.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return found.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def select(which: Array, one: Array, other: Array) -> Array:
+    """Return, example by example, `one` [B, ...] where `which`, bool [B], holds, and `other` [B, ...] elsewhere."""
+    return jnp.where(which.reshape((-1,) + (1,) * (max(jnp.ndim(one), jnp.ndim(other)) - 1)), one, other)
 
 
 def sum_event(x: Array) -> Array:
-    """Sum over all axes but the batch's: [B, ...] -> [B]."""
+    """Return the sum over all axes but the batch's: [B, ...] -> [B]."""
     return x.reshape(x.shape[0], -1).sum(axis=1)
 
 

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.schedules import Schedule
 
-__all__ = ["Distribution", "Kernel", "Model", "Reverse", "num_arguments", "verbs"]
+__all__ = ["Distribution", "Kernel", "Model", "Reverse", "num_arguments", "reverse_step", "verbs"]
 
 # A NamedTuple of arrays with the batch axis first: Normal, FullNormal, Bernoulli. Its verbs are in the module
 # that its type is defined in, where `verbs` finds them.
@@ -30,6 +32,9 @@ class Model(NamedTuple):
 
 class Kernel(Protocol):
     """What the algorithms ask of a kernel; the modules `gaussian` and `binomial` have it."""
+
+    def data(self, x_0: Array) -> Array:
+        """Data as the kernel computes with them, float32; refused where they are none."""
 
     def forward(self, schedule: Schedule, x_prev: Array, t: Array) -> Distribution:
         """q(x_t | x_{t-1})."""
@@ -103,6 +108,9 @@ class Kernel(Protocol):
     def renoised(self, schedule: Schedule, r: Any, p: Any, t: Array) -> Any:
         """A law of x_t, with what was observed of x_0 put in its place, diffused."""
 
+    def where(self, which: Array, p: Any, q: Any) -> Any:
+        """Example by example, one law or the other."""
+
     def null_log_prob(self, x_0: Array) -> Array:
         """log-probability under the null model, [B] nats."""
 
@@ -110,6 +118,24 @@ class Kernel(Protocol):
 def verbs(p: Distribution) -> Any:
     """The verbs of a law: the module that its type is of."""
     return sys.modules[type(p).__module__]
+
+
+def reverse_step(reverse: Reverse, x_t: Array, t: Array) -> Distribution:
+    """Return reverse(x_t, t), a law of x_{t-1} for each example and coordinate of x_t.
+
+    Raises:
+      ValueError: if the law has another shape, or parameters that are not one example after another.
+    """
+    p = reverse(x_t, t)
+    if (shape := jnp.shape(verbs(p).mean(p))) != x_t.shape:
+        raise ValueError(f"reverse: must return a law of shape {x_t.shape}, that of x_t, got {shape}")
+    for shape in map(jnp.shape, jax.tree.leaves(p)):
+        if shape and (len(shape) < x_t.ndim or shape[0] not in (1, x_t.shape[0])):
+            raise ValueError(
+                f"reverse: returned a parameter of shape {shape} for x_t of shape {x_t.shape}; give it the batch axis "
+                "first and as many axes as x_t"
+            )
+    return p
 
 
 def num_arguments(function: Callable[..., Any]) -> int:

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "dpm_jax"
 FLOORS = {
     "errors": 0,
     "shapes": 0,
+    "small_differences": 0,
     "mesh": 0,
     "storage": 0,
     "units": 0,

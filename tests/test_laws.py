@@ -399,7 +399,7 @@ def test_start_of_a_normal_step_undoes_it(T, full):
 
     laws = there_and_back(law, x_t, t)
     assert all(type(other) is type(law) for other in laws)
-    assert {leaf.dtype for other in laws for leaf in other} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(laws)} == {jnp.dtype("float32")}
     before, after, back, again = (covariance_of(p) if full else np.asarray(p.variance, float) for p in (law, *laws))
     for i, time in enumerate(np.asarray(t)):
         a, b, v = levels(schedule, time)
