@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn import softplus
 
@@ -89,10 +90,10 @@ def data(x_0: Array) -> Array:
       ValueError: if x_0 is known and holds anything but 0 and 1, of any type. In a traced program, where it is
         not known yet, results are NaN.
     """
-    x_0 = as_float32(x_0, "x_0")
-    if concrete(x_0) and (wrong := x_0[(x_0 != 0) & (x_0 != 1)]).size:
+    bits = as_float32(x_0, "x_0")
+    if concrete(x_0) and (wrong := (values := np.asarray(x_0))[(values != 0) & (values != 1)]).size:
         raise ValueError(f"x_0: bits must be 0 or 1, got {wrong[0]:g}")
-    return x_0
+    return bits
 
 
 def _step_strength(schedule: Schedule, t: Array, like: Array) -> Array:

@@ -44,6 +44,7 @@ CHOICES = {
     "reverse.covariance": ("diagonal", "full"),
     "network.name": ("time_mlp", "sigmoid_mlp", "rbf", "multiscale", "unet"),
     "network.dtype": ("float32", "bfloat16"),
+    "network.precision": ("highest", "high", "default"),
     "network.multiscale.activation": ("softplus_tanh", "leaky_relu"),
     "cold.degradation": ("blur", "pixelate", "fade", "mask"),
     "cold.rule": ("improved", "naive"),
@@ -175,6 +176,9 @@ def default() -> ConfigDict:
                 "sigmoid_mlp": {"features": (50, 50, 50)},
                 "rbf": {"units": 16},
                 "dtype": "float32",  # that multiscale and unet compute in; parameters and outputs stay float32
+                # Bits that accelerators multiply float32 numbers in, gradients too: highest is float32; high and
+                # default are faster (TF32 on GPUs; on TPUs three passes of bfloat16, or one).
+                "precision": "highest",
                 "multiscale": {
                     "features": 20,
                     "num_layers": 4,

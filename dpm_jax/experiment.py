@@ -164,7 +164,7 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
             params["schedule"] = jnp.zeros(config.schedule.num_bumps)
         return params
 
-    network = _applied(module)
+    network = _applied(module, config.network.precision)
 
     def model(params: Params, key: Array | None = None) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
@@ -201,7 +201,7 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
         return {"network": module.init(key, x, t)["params"], "start": level.standard(shape[-1])._asdict()}
 
-    network = _applied(module)
+    network = _applied(module, config.network.precision)
 
     def restorer(params: Params, key: Array | None = None) -> cold.Restore:
         return lambda x_t, t: x_t + network(params, x_t, t, key)
@@ -236,11 +236,11 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     )
 
 
-def _applied(module: nn.Module) -> Network:
+def _applied(module: nn.Module, precision: str) -> Network:
     def network(params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
         rngs = {} if key is None else {"dropout": key}
-        # float32 means float32: accelerators would multiply in fewer bits.
-        with jax.default_matmul_precision("highest"):
+        # Accelerators would multiply float32 numbers in fewer bits.
+        with jax.default_matmul_precision(precision):
             outputs: Any = module.apply({"params": params["network"]}, mesh.spread(x_t), t, rngs=rngs)
         return outputs  # type: ignore[no-any-return]
 

@@ -35,12 +35,13 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dpm_jax import gaussian
 from dpm_jax.gaussian import FullNormal, Normal
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at
+from dpm_jax.shapes import at, concrete
 from dpm_jax.small_matrices import matrix
 
 __all__ = ["FIXED", "Prediction", "Variance", "convert", "full_normal_reverse", "normal_reverse", "num_outputs"]
@@ -66,7 +67,7 @@ def convert(schedule: Schedule, value: Array, x_t: Array, t: Array, *, source: P
     """A guess of `source` as the guess of `target` that says the same, [B, ...].
 
     Args:
-      schedule: of T steps; nu_T finite.
+      schedule: of T steps; nu_T finite for the sources "epsilon" and "residual".
       value: [B, ...] what is guessed, or known.
       x_t: [B, ...].
       t: [B] in 1..T.
@@ -74,13 +75,18 @@ def convert(schedule: Schedule, value: Array, x_t: Array, t: Array, *, source: P
       target: what is wanted.
 
     Raises:
-      ValueError: if either is none of the five.
+      ValueError: if either is none of the five, or the source is divided by sqrt(alpha_bar_T) = 0.
     """
     for name, given in (("source", source), ("target", target)):
         if given not in get_args(Prediction):
             raise ValueError(f"{name}: must be one of {', '.join(get_args(Prediction))}, got {given!r}")
     if source == target:
         return value
+    if source in ("epsilon", "residual") and concrete(schedule.alpha_bar) and np.asarray(schedule.alpha_bar)[-1] == 0:
+        raise ValueError(
+            f"schedule: alpha_bar_T is 0, where '{source}' says nothing of x_0; predict 'v' or 'x_0', or take a "
+            "schedule that leaves some signal (alpha_bar_final > 0)"
+        )
     signal, sigma = _scales(schedule, t, x_t)
     if source == "x_0":
         v = (signal * x_t - value) / sigma

@@ -114,4 +114,5 @@ def mean_log_prob(noise: float, nodes: Quadrature) -> Array:
     offsets = noise * np.stack([n_1, n_2], axis=-1).reshape(-1, 2)
     points = curve(jnp.asarray((along + 1) / 2, jnp.float32))[:, None] + jnp.asarray(offsets, jnp.float32)
     weight = np.outer(weight_u / 2, np.outer(weight_n, weight_n) / (2 * math.pi)).reshape(-1)
-    return jnp.asarray(weight, jnp.float32) @ log_prob(points.reshape(-1, 2), noise, nodes)
+    # Not a product of matrices, for which accelerators take fewer bits.
+    return jnp.sum(jnp.asarray(weight, jnp.float32) * log_prob(points.reshape(-1, 2), noise, nodes))

@@ -5,11 +5,15 @@ Both stock gradients take other forms, and inside `lax.while_loop` and `lax.scan
 steps run, nothing turns them into the quick one. Here the input gradient is written in the
 quick form, and the weight gradient, like convolutions of many channels, as matrix products of
 a few images at a time. Accelerators keep the stock convolution and its gradients.
+
+The gradients are traced after the forward pass, when a context around that (`jax.default_matmul_precision`) has ended:
+so the precision is an argument, and the gradients have that of the forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -26,19 +30,24 @@ _MANY_CHANNELS = 32
 _FEW_CHANNELS = 4
 
 
-def _stock(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+# What `precision` of a product may be, in JAX's words; None is the backend's own choice.
+Precision = str | None
 
 
-def _stock_input_gradient(kernel: Array, g: Array) -> Array:
+def _stock(x: Array, kernel: Array, precision: Precision = None) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, precision=precision)
+
+
+def _stock_input_gradient(kernel: Array, g: Array, precision: Precision) -> Array:
     x = jax.ShapeDtypeStruct((*g.shape[:3], kernel.shape[2]), g.dtype)
-    dx: Array = jax.linear_transpose(lambda x: _stock(x, kernel), x)(g)[0]
+    dx: Array = jax.linear_transpose(lambda x: _stock(x, kernel, precision), x)(g)[0]
     return dx
 
 
-def _stock_weight_gradient(x: Array, g: Array, size: int) -> Array:
+def _stock_weight_gradient(x: Array, g: Array, size: int, precision: Precision) -> Array:
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[3], g.shape[3]), x.dtype)
-    dkernel: Array = jax.linear_transpose(lambda kernel: _stock(x, kernel), kernel)(g)[0]
+    dkernel: Array = jax.linear_transpose(lambda kernel: _stock(x, kernel, precision), kernel)(g)[0]
     return dkernel
 
 
@@ -126,25 +135,30 @@ def _shifted_products(still: Array, moving: Array, size: int) -> Array:
     return total.reshape(a, size, size, b).transpose(1, 2, 0, 3)
 
 
-@jax.custom_vjp
-def _conv(x: Array, kernel: Array) -> Array:
-    y: Array = lax.platform_dependent(x, kernel, cpu=_cpu, default=_stock)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, precision: Precision) -> Array:
+    y: Array = lax.platform_dependent(x, kernel, cpu=_cpu, default=partial(_stock, precision=precision))
     return y
 
 
-def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel), (x, kernel)
+def _conv_forward(x: Array, kernel: Array, precision: Precision) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, precision), (x, kernel)
 
 
-def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _conv_backward(precision: Precision, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     size = kernel.shape[0]
-    dx = lax.platform_dependent(kernel, g, cpu=_cpu_input_gradient, default=_stock_input_gradient)
+    dx = lax.platform_dependent(
+        kernel,
+        g,
+        cpu=_cpu_input_gradient,
+        default=partial(_stock_input_gradient, precision=precision),
+    )
     dkernel = lax.platform_dependent(
         x,
         g,
-        cpu=lambda x, g: _cpu_weight_gradient(x, g, size),
-        default=lambda x, g: _stock_weight_gradient(x, g, size),
+        cpu=partial(_cpu_weight_gradient, size=size),
+        default=partial(_stock_weight_gradient, size=size, precision=precision),
     )
     return dx, dkernel
 
@@ -152,14 +166,16 @@ def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Arr
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def conv(x: Array, kernel: Array) -> Array:
-    """Convolution (cross-correlation) of images, stride 1, 'SAME' padding with zeros.
+def conv(x: Array, kernel: Array, precision: Precision = None) -> Array:
+    """Convolve (cross-correlate) images, stride 1, 'SAME' padding with zeros.
 
     `jax.grad` and `jax.vjp` only, to any order: no forward mode (`jax.jvp`, `jax.jacfwd`).
 
     Args:
       x: [B, H, W, inputs], float32 or bfloat16.
       kernel: [k, k, inputs, outputs], k odd; cast to the dtype of x.
+      precision: of the products on accelerators, here and in the gradients: "highest", "high" or "default"; None for
+        that of the context `jax.default_matmul_precision` that the call is in.
 
     Returns:
       [B, H, W, outputs], dtype of x.
@@ -173,9 +189,10 @@ def conv(x: Array, kernel: Array) -> Array:
     if size % 2 == 0 or kernel.shape[:3] != (size, size, x.shape[3]):
         raise ValueError(f"conv: kernel has shape {kernel.shape}; give [k, k, {x.shape[3]}, outputs], k odd")
     kernel = kernel.astype(x.dtype)
+    precision = precision or jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if size == 1:
-        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-    y: Array = _conv(x, kernel)
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
+    y: Array = _conv(x, kernel, precision)
     return y
 
 

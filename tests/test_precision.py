@@ -1,0 +1,97 @@
+"""Products of float32 numbers keep float32's bits on accelerators: read off programs lowered for TPU and for CUDA."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dpm_jax import config as config_lib
+from dpm_jax import experiment, gaussian, optimal, schedules
+from dpm_jax.data import swiss_roll
+from dpm_jax.models.convolution import conv
+
+KEY = jax.random.key(0)
+PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution|dot)\b.*")
+
+
+def products(function, *args, platform="tpu"):
+    """The lines of products of float32 numbers in the program for a platform."""
+    text = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+    return [line for line in PRODUCT.findall(text) if "xf32>" in line.split(" : ")[-1].split("->")[0]]
+
+
+def below(lines, precision="HIGHEST"):
+    return [line for line in lines if line.count(precision) < 2]
+
+
+def networks():
+    yield "time_mlp", (2,), {}
+    yield "sigmoid_mlp", (2,), {}
+    yield "rbf", (2,), {}
+    yield "multiscale", (8, 8, 1), {"network.multiscale.dense_layers": 1, "network.multiscale.num_scales": 2}
+    yield "unet", (8, 8, 1), {"network.unet.features": (8, 8), "network.unet.remat": False}
+    yield "unet", (8, 8, 1), {"network.unet.features": (8, 8), "network.unet.remat": True}
+
+
+def loss_and_gradient(name, shape, changes, precision):
+    config = config_lib.default()
+    config.num_timesteps = 5
+    config.network.name, config.network.precision = name, precision
+    config.schedule.learned = True
+    with config.unlocked():
+        for field, value in changes.items():
+            config.update_from_flattened_dict({field: value})
+    built = experiment.build(config, shape)
+    params = jax.eval_shape(built.init, KEY)
+    x_0 = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
+    return jax.value_and_grad(built.loss, has_aux=True), params, KEY, x_0, built.memory
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize(("name", "shape", "changes"), networks())
+def test_float32_networks_and_their_gradients(name, shape, changes, platform):
+    found = products(*loss_and_gradient(name, shape, changes, "highest"), platform=platform)
+    assert len(found) >= 4
+    assert below(found) == []
+
+
+def test_a_user_may_choose_less():
+    found = products(*loss_and_gradient("unet", (8, 8, 1), {"network.unet.features": (8, 8)}, "default"))
+    convolutions = [line for line in found if "convolution" in line]
+    assert len(convolutions) >= 20
+    assert below(convolutions, "DEFAULT") == []
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_of_convolutions_have_the_precision_of_the_call(size):
+    """However the call says so: the gradients are traced when the context has ended."""
+    x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((size, size, 3, 5))
+
+    def by_context(x, kernel):
+        with jax.default_matmul_precision("high"):
+            return conv(x, kernel).sum()
+
+    def by_argument(x, kernel):
+        return conv(x, kernel, "high").sum()
+
+    for function in (by_context, by_argument):
+        found = products(jax.value_and_grad(function, argnums=(0, 1)), x, kernel)
+        assert len(found) == 3
+        assert below(found, "HIGH") == []
+
+
+def test_what_is_exact_is_exact_on_accelerators():
+    nodes = swiss_roll.quadrature(0.1)
+    base = schedules.geometric(5)
+
+    def learned(coefficients):
+        return schedules.learned(base, coefficients)
+
+    def best(x):
+        return optimal.normal(base, jnp.zeros(2), jnp.eye(2))(x, jnp.ones(3, jnp.int32))
+
+    x = jnp.ones((3, 2))
+    assert products(lambda: swiss_roll.mean_log_prob(0.1, nodes)) == []
+    for function, args in ((jax.jacobian(learned), (jnp.zeros(4),)), (best, (x,)), (gaussian.null_log_prob, (x,))):
+        assert below(products(function, *args)) == []
