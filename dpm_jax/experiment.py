@@ -41,7 +41,18 @@ from dpm_jax.optimizers import LearningRate
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Model
 
-__all__ = ["Experiment", "Memory", "Params", "Restoration", "build", "check_size", "grid_factor", "open_source"]
+__all__ = [
+    "Experiment",
+    "Memory",
+    "Params",
+    "Restoration",
+    "Streams",
+    "build",
+    "check_size",
+    "grid_factor",
+    "open_source",
+    "streams",
+]
 
 Params = dict[str, Any]
 # A pytree of arrays.
@@ -56,11 +67,29 @@ _START_RATE = 5.0
 # Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
 _MOST_LEFT = 0.5
 
-# Folded into the key of a loss; smaller numbers would give the keys that splitting it does.
-_DROPOUT = 2**31
-
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
+
+
+class Streams(NamedTuple):
+    """The keys of a run, one for each use.
+
+    Attributes:
+      init: of the parameters.
+      train: step s folds in s, so that resuming needs no state of a generator.
+      validation: of the comparison of checkpoints.
+      degradation: of a cold chain's random degradation, the same at every step.
+    """
+
+    init: Array
+    train: Array
+    validation: Array
+    degradation: Array
+
+
+def streams(seed: int) -> Streams:
+    """Return the keys of the run with this seed."""
+    return Streams(*jax.random.split(jax.random.key(seed), 4))
 
 
 class Network(Protocol):
@@ -213,18 +242,20 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     schedule = _schedule(config)
     # A random degradation is the same at every step of a chain.
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    degradation_key = streams(config.seed).degradation
 
     def model(params: Params) -> Model:
-        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
+        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=degradation_key))
 
     def loss_of(restore: cold.Restore, params: Params, key: Array, x_0: Array) -> Array:
-        restored = cold.restoration_loss(key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
-        x_last = cold.keyed(degrade)(key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
+        loss_key, last_key = jax.random.split(key)
+        restored = cold.restoration_loss(loss_key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
+        x_last = cold.keyed(degrade)(last_key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
         return restored + cold.start_loss(start(params), x_last)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        return loss_of(restorer(params, jax.random.fold_in(key, _DROPOUT)), params, key, x_0), memory
+        dropout_key, noise_key = jax.random.split(key)
+        return loss_of(restorer(params, dropout_key), params, noise_key, x_0), memory
 
     def held_out_loss(params: Params, key: Array, x_0: Array) -> Array:
         return loss_of(restorer(params), params, key, x_0)
@@ -256,8 +287,9 @@ def _loss(
 
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
-            dropping = model(params, jax.random.fold_in(key, _DROPOUT))
-            found = bound.estimate(key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
+            dropout_key, noise_key = jax.random.split(key)
+            dropping = model(params, dropout_key)
+            found = bound.estimate(noise_key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -267,15 +299,16 @@ def _loss(
         sampler = timesteps.emphasis(base.sigma2**settings.emphasis)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        schedule, reverse = model(params, jax.random.fold_in(key, _DROPOUT))
+        dropout_key, noise_key = jax.random.split(key)
+        schedule, reverse = model(params, dropout_key)
         if settings.objective == "simple":
-            value = objectives.simple(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.simple(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "hybrid":
-            value = objectives.hybrid(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.hybrid(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "sample_mse":
-            value = objectives.sample_mse(key, kernel, schedule, reverse, x_0, time_sampler=sampler)
+            value = objectives.sample_mse(noise_key, kernel, schedule, reverse, x_0, time_sampler=sampler)
         else:
-            value = -bound.estimate(key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
+            value = -bound.estimate(noise_key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
         return value, memory
 
     return (), loss

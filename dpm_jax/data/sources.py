@@ -151,8 +151,9 @@ def image_source(images: ImageSet) -> Source:
         return image_set.crops(part, index, rng.random((len(index), 2)), images.crop)
 
     def held_out(key: Array, num: int) -> Array:
-        chosen = choose(images.held_out, np.random.default_rng(np.asarray(jax.random.key_data(key))), num)
-        return standardization.dequantize(key, chosen)
+        choice_key, noise_key = jax.random.split(key)
+        chosen = choose(images.held_out, np.random.default_rng(np.asarray(jax.random.key_data(choice_key))), num)
+        return standardization.dequantize(noise_key, chosen)
 
     return Source(
         shape=images.shape,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dpm_jax import mesh
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
+from dpm_jax.experiment import Experiment, Params, streams
 from dpm_jax.training import cost, feed
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints, Which
@@ -208,7 +208,7 @@ class _Log:
 def _held_out_loss(experiment: Experiment, source: Source) -> Callable[[TrainState], float]:
     """State -> the loss of its averaged parameters on examples that are never trained on, always the same."""
     settings = experiment.config.train
-    data_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.config.seed), 2**31))
+    data_key, noise_key = jax.random.split(streams(experiment.config.seed).validation)
     # As many at a time as training takes.
     num = min(_NUM_HELD_OUT, source.num_held_out or _NUM_HELD_OUT)
     size = min(settings.batch_size // settings.accumulate, num)
