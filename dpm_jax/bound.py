@@ -135,7 +135,9 @@ def prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
 def evaluate(
     key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, *, edge: Edge = "forward"
 ) -> Bound:
-    """K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
+    """Return K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
+
+    So is that of its gradient, but for one number an example and t: each step is computed again on the way back.
 
     Args:
       key: PRNG key.
@@ -160,7 +162,9 @@ def evaluate(
         kl = _kl_term(jax.random.fold_in(kl_key, t), kernel, schedule, reverse, x_0, times)
         return total + kl, jnp.mean(kl)
 
-    kl, per_step = jax.lax.scan(add_step, jnp.zeros(batch), jnp.arange(2, num_timesteps + 1))
+    kl, per_step = jax.lax.scan(
+        jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), jnp.arange(2, num_timesteps + 1)
+    )
     edge_term = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge)
     prior_kl = prior_term(kernel, schedule, x_0)
     first = jnp.ones(batch, jnp.int32)
