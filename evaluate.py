@@ -69,23 +69,24 @@ def _of_likelihood(
     key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """K and what lies between it and the likelihood, of the whole chain and of shorter ones."""
-    result = report.evaluate(key, built, params, source, num_examples, step)
+    bound_key, ais_key, respacing_key = jax.random.split(key, 3)
+    result = report.evaluate(bound_key, built, params, source, num_examples, step)
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
     sections, written = result._asdict(), ["evaluation.png"]
     k = likelihood_report.largest_k(built.shape) if _AIS_K.value is None else _AIS_K.value
     if k > 0:
         num = _AIS_EXAMPLES.value or likelihood_report.num_examples(built.shape, built.config.num_timesteps, k)
-        ais_key = jax.random.fold_in(key, 1)
         ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
         print(likelihood_report.table(ais, result.unit))
         sections |= ais._asdict()
         written.append("likelihood.png")
         plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
     if _RESPACING.value:
-        short_key = jax.random.fold_in(key, 2)
         table_examples = _RESPACING_EXAMPLES.value or respacing_report.num_examples(built.shape)
-        short, costs = respacing_report.evaluate(short_key, built, params, source, num_examples, table_examples, step)
+        short, costs = respacing_report.evaluate(
+            respacing_key, built, params, source, num_examples, table_examples, step
+        )
         print(respacing_report.table(short))
         respacing_report.write(short, where / "respacing.json")
         plots.save(figures.of_respacing(short), where / "respacing.png")

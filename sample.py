@@ -18,6 +18,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 from absl import flags
+from jax import Array
 
 from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, sampling, storage, workdir
 from dpm_jax.errors import UserError
@@ -155,7 +156,7 @@ def _short(
 
 
 def _observations(
-    description: workdir.Description, built: experiment.Experiment, where: Path
+    key: Array, description: workdir.Description, built: experiment.Experiment, where: Path
 ) -> observations.Observations:
     """What is conditioned on, as the flags say."""
     path, flag = (_DENOISE.value, "--denoise") if _INPAINT.value is None else (_INPAINT.value, "--inpaint")
@@ -163,7 +164,7 @@ def _observations(
     if path == "held_out":
         source = experiment.open_source(description.config, _DATA_DIR.value)
         workdir.check_source(description, source, where)
-        held_out = source.held_out(jax.random.key(_SEED.value), _NUM_OBSERVATIONS.value)
+        held_out = source.held_out(key, _NUM_OBSERVATIONS.value)
         samples = np.asarray(description.standardization.invert(held_out))
         found = examples.Examples(samples, None, None, f"{flag}: held_out")
     else:
@@ -182,19 +183,18 @@ def _sample_posterior(
     description: workdir.Description, built: experiment.Experiment, params: experiment.Params, where: Path, out: Path
 ) -> list[str]:
     """Draws given observations, beside them and the truth; names of the files written."""
-    seen = _observations(description, built, where)
+    data_key, draw_key, hidden_key = jax.random.split(jax.random.key(_SEED.value), 3)
+    seen = _observations(data_key, description, built, where)
     how: Any = _HOW.value
     plan = posterior_samples.Plan(how, _NUM_PARTICLES.value, _NUM_REPEATS.value, _JUMP_LENGTH.value)
     num = 4 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
-    key = jax.random.fold_in(jax.random.key(_SEED.value), 1)
-    draws = posterior_samples.draw(key, built, params, description.standardization, seen, num, plan)
+    draws = posterior_samples.draw(draw_key, built, params, description.standardization, seen, num, plan)
     binary = description.config.kernel == "binomial"
     scored = scores.score(seen, draws.samples, binary, description.standardization.levels)
     if scored is not None:
         print(scores.table(scored))
     if draws.log_evidence is not None and draws.effective_size is not None:
         print(f"log2 p(observed), mean: {bits(draws.log_evidence).mean():.3f} bits an observation, the model's units")
-        hidden_key = jax.random.fold_in(key, 1)
         hidden = posterior_samples.log_hidden(
             hidden_key, built, params, description.standardization, seen, draws, _NUM_PARTICLES.value
         )

@@ -81,14 +81,15 @@ class Mean(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """K of a batch from one t an example, in nats.
+    """K of a batch from a few t of each example, in nats.
 
     Attributes:
-      k: [B] unbiased estimates, one an example.
+      k: [B] unbiased estimates, one for each example.
       mean: their mean.
-      stderr: the standard error of the mean, over examples, noise and times.
-      t: [B] int32, the times looked at.
-      kl: [B] the KL terms found there, not weighted; 0 with T = 1.
+      stderr: the standard error of the mean, over examples, noise and times. The examples are taken for independent
+        draws, in whatever order; NaN for a single one.
+      t: [num_times * B] int32, the times visited: all examples once, then all of them again, and so on.
+      kl: [num_times * B] the KL terms found there, not weighted; 0 with T = 1.
     """
 
     k: Array
@@ -99,7 +100,7 @@ class Estimate(NamedTuple):
 
 
 def mean_and_stderr(values: Array) -> Mean:
-    """Mean over independent examples, [N] -> scalars."""
+    """Return the mean over independent examples, [N], and its standard error, NaN for a single example."""
     return Mean(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
 
 
@@ -136,7 +137,9 @@ def prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
 def evaluate(
     key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, *, edge: Edge = "forward"
 ) -> Bound:
-    """K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
+    """Return K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
+
+    So is that of its gradient, but for one number an example and t: each step is computed again on the way back.
 
     Args:
       key: PRNG key.
@@ -163,7 +166,9 @@ def evaluate(
         kl = _kl_term(jax.random.fold_in(kl_key, t), kernel, schedule, reverse, x_0, times)
         return total + kl, jnp.mean(kl)
 
-    kl, per_step = jax.lax.scan(add_step, jnp.zeros(batch), jnp.arange(2, num_timesteps + 1))
+    kl, per_step = jax.lax.scan(
+        jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), jnp.arange(2, num_timesteps + 1)
+    )
     edge_term = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge)
     prior_kl = prior_term(kernel, schedule, x_0)
     first = jnp.ones(batch, jnp.int32)
@@ -188,34 +193,50 @@ def estimate(
     *,
     edge: Edge = "forward",
     time_sampler: timesteps.TimeSampler = timesteps.low_discrepancy,
+    num_times: int = 1,
 ) -> Estimate:
-    """Unbiased K from one t an example, for training: minus its mean is the loss.
+    """Return unbiased estimates of K from a few t of each example, for training: minus their mean is the loss.
 
     Differentiable in whatever `reverse`, and for the Gaussian kernel `schedule`, depend
-    on; the noise depends on `key` alone.
+    on; the noise depends on `key` alone. The times are dealt to the examples at random, so that the batch may be
+    sorted. The standard error takes the examples for independent: do not repeat them, but raise `num_times`.
 
     Args:
       key: PRNG key.
       kernel: `gaussian` or `binomial`.
       schedule: of T steps.
       reverse: (x_t, t) -> distribution.
-      x_0: [B, ...] data; give an example several times to look at several t of it.
+      x_0: [B, ...] data, each example once.
       edge: the treatment of p(x_0 | x_1), see above.
-      time_sampler: one of `timesteps`.
+      time_sampler: one of `timesteps`, or any function like them.
+      num_times: t of each example, all of which go through `reverse` at once.
 
     Returns:
       `Estimate`, nats.
 
     Raises:
-      ValueError: if `edge` is none of these, if x_0 is no data of this kernel, or if `reverse` returns a law of
-        another shape.
+      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this kernel, or if
+        `reverse` returns a law of another shape.
     """
+    if num_times < 1:
+        raise ValueError(f"num_times: must be at least 1, got {num_times}")
     x_0 = kernel.data(x_0)
-    time_key, noise_key, edge_key = jax.random.split(key, 3)
-    k = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge) - prior_term(kernel, schedule, x_0)
-    t, kl = jnp.ones(x_0.shape[0], jnp.int32), jnp.zeros_like(k)
-    if schedule.num_timesteps > 1:
-        t, weight = time_sampler(time_key, x_0.shape[0], schedule.num_timesteps)
-        kl = _kl_term(noise_key, kernel, schedule, reverse, x_0, t)
-        k = k - weight * kl
-    return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(k, time_sampler), t, kl)
+    time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
+    batch, num_timesteps = x_0.shape[0], schedule.num_timesteps
+    repeated = x_0 if num_times == 1 else jnp.tile(x_0, (num_times,) + (1,) * (x_0.ndim - 1))
+
+    def averaged(values: Array) -> Array:
+        return values.reshape(num_times, batch).mean(axis=0)
+
+    k = averaged(_edge_term(edge_key, kernel, schedule, reverse, repeated, edge)) - prior_term(kernel, schedule, x_0)
+    if num_timesteps == 1:
+        nothing = jnp.ones(num_times * batch, jnp.int32), jnp.zeros(num_times * batch)
+        return Estimate(k, *mean_and_stderr(k), *nothing)
+    draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
+    # One permutation for all draws: the examples in its order are in the order of each draw.
+    place = jax.random.permutation(deal_key, batch)
+    t, weight = (values[:, place].reshape(-1) for values in (draw.t, draw.weight))
+    kl = _kl_term(noise_key, kernel, schedule, reverse, repeated, t)
+    k = k - averaged(weight * kl)
+    in_order = jnp.zeros_like(k).at[place].set(k)
+    return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)

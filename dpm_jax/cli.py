@@ -102,7 +102,9 @@ def _on_tpu() -> bool:
 
 def checkpoint_flag() -> Callable[[], Which]:
     """Define --checkpoint; what it says, when it is read."""
-    flag = flags.DEFINE_string("checkpoint", "newest", "newest, best (on held-out examples), or the step of one.")
+    flag = flags.DEFINE_string(
+        "checkpoint", "newest", "newest, best (on validation examples), or the step of one (newest)."
+    )
 
     def which() -> Which:
         text: Any = flag.value

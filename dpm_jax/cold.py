@@ -32,7 +32,19 @@ from dpm_jax.degradations import Degradation
 from dpm_jax.sampling import Numbered
 from dpm_jax.types import Distribution, Reverse, num_arguments, verbs
 
-__all__ = ["Degradation", "Keyed", "Norm", "Restore", "Rule", "keyed", "restoration_loss", "reverse", "start_loss"]
+__all__ = [
+    "Degradation",
+    "Keyed",
+    "Norm",
+    "Restore",
+    "Rule",
+    "keyed",
+    "restoration_errors",
+    "restoration_loss",
+    "reverse",
+    "start_loss",
+    "start_losses",
+]
 
 Norm = Literal["l1", "l2"]
 Rule = Literal["improved", "naive"]
@@ -92,10 +104,10 @@ def keyed(degrade: Degradation) -> Keyed:
     return of_batch
 
 
-def restoration_loss(
+def restoration_errors(
     key: Array, degrade: Degradation, restore: Restore, x_0: Array, num_timesteps: int, *, norm: Norm = "l1"
 ) -> Array:
-    """How far restored images are from the originals, with t uniform over 1..T (equation 1).
+    """Return how far each restored image is from its original, with t uniform over 1..T (equation 1).
 
     Args:
       key: PRNG key, of t and of a random degradation.
@@ -106,7 +118,7 @@ def restoration_loss(
       norm: "l1", the paper's: mean absolute error; "l2": mean square error.
 
     Returns:
-      Scalar, a dimension.
+      [B], a dimension.
 
     Raises:
       ValueError: if `norm` is another, or `degrade` takes neither two arguments nor three.
@@ -118,11 +130,18 @@ def restoration_loss(
     # Draws are of 2..T for the bound, whose edge is a term by itself; here t = 1 is as any other.
     t = timesteps.low_discrepancy(t_key, x_0.shape[0], num_timesteps + 1).t - 1
     x_t = keyed(degrade)(degrade_key, x_0, t)
-    return errors[norm](restore(x_t, t) - x_0).mean()
+    return errors[norm](restore(x_t, t) - x_0).reshape(x_0.shape[0], -1).mean(axis=1)
 
 
-def start_loss(start: Distribution, x_last: Array) -> Array:
-    """-log p(x_T) in nats a dimension: fits the law that chains begin at, by maximum likelihood.
+def restoration_loss(
+    key: Array, degrade: Degradation, restore: Restore, x_0: Array, num_timesteps: int, *, norm: Norm = "l1"
+) -> Array:
+    """Return the mean of `restoration_errors`, with its arguments: a scalar."""
+    return restoration_errors(key, degrade, restore, x_0, num_timesteps, norm=norm).mean()
+
+
+def start_losses(start: Distribution, x_last: Array) -> Array:
+    """Return -log p(x_T) of each image, in nats a dimension: fits the law that chains begin at, by maximum likelihood.
 
     It has no parameter in common with `restoration_loss`: in their sum, gradients of either are what they would be
     alone, though clipping by the norm of all looks at both.
@@ -131,8 +150,13 @@ def start_loss(start: Distribution, x_last: Array) -> Array:
       start: law of x_T, such as `level.Level`.
       x_last: [B, ...] x_T = D(x_0, T) of data.
     """
-    loss: Array = -verbs(start).log_prob(start, x_last).mean() / x_last[0].size
-    return loss
+    losses: Array = -verbs(start).log_prob(start, x_last) / x_last[0].size
+    return losses
+
+
+def start_loss(start: Distribution, x_last: Array) -> Array:
+    """Return the mean of `start_losses`, with its arguments: a scalar."""
+    return start_losses(start, x_last).mean()
 
 
 def reverse(degrade: Degradation, restore: Restore, *, rule: Rule = "improved", key: Array | None = None) -> Reverse:

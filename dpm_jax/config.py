@@ -61,6 +61,7 @@ RANGES = {
     "data.heartbeat.length": "[1, inf)",
     "data.heartbeat.period": "[1, inf)",
     "data.dead_leaves.size": "[1, inf)",
+    "data.validation": "[0, 1)",
     "data.dead_leaves.channels": "[1, inf)",
     "data.dead_leaves.r_min": "[0.5, inf)",
     "data.crop": "[0, inf)",
@@ -141,6 +142,7 @@ def default() -> ConfigDict:
                     "on_error": "refuse",  # skip: leave out what can't be read
                 },
                 "file": {"path": "", "held_out": 0.1},  # .npy or .npz; relative to --data_dir
+                "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
                 "crop": 0,  # side of the random squares that tfds, folder and file images are cut into; 0: whole images
             },
             "schedule": {

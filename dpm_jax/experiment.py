@@ -41,7 +41,18 @@ from dpm_jax.optimizers import LearningRate
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Model
 
-__all__ = ["Experiment", "Memory", "Params", "Restoration", "build", "check_size", "grid_factor", "open_source"]
+__all__ = [
+    "Experiment",
+    "Memory",
+    "Params",
+    "Restoration",
+    "Streams",
+    "build",
+    "check_size",
+    "grid_factor",
+    "open_source",
+    "streams",
+]
 
 Params = dict[str, Any]
 # A pytree of arrays.
@@ -56,11 +67,29 @@ _START_RATE = 5.0
 # Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
 _MOST_LEFT = 0.5
 
-# Folded into the key of a loss; smaller numbers would give the keys that splitting it does.
-_DROPOUT = 2**31
-
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
+
+
+class Streams(NamedTuple):
+    """The keys of a run, one for each use.
+
+    Attributes:
+      init: of the parameters.
+      train: step s folds in s, so that resuming needs no state of a generator.
+      validation: of the comparison of checkpoints.
+      degradation: of a cold chain's random degradation, the same at every step.
+    """
+
+    init: Array
+    train: Array
+    validation: Array
+    degradation: Array
+
+
+def streams(seed: int) -> Streams:
+    """Return the keys of the run with this seed."""
+    return Streams(*jax.random.split(jax.random.key(seed), 4))
 
 
 class Network(Protocol):
@@ -100,8 +129,9 @@ class Experiment(NamedTuple):
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
         `loss_is_bound` it is -K in nats, an estimate from one t an example; its terms weighted where
         the config says so.
-      held_out_loss: (parameters, key, x_0) -> by which one checkpoint is better than another: -K in nats whatever the
-        objective, an estimate from one t an example; of a cold chain the loss.
+      validation_loss: (parameters, key, x_0) -> by which one checkpoint is better than another, [B] of the examples
+        and the standard error of its mean: -K in nats whatever the objective, an estimate from one t an example; of a
+        cold chain the loss.
       optimizer: Optax transformation.
       learning_rate: step -> learning rate, for logs.
     """
@@ -115,7 +145,7 @@ class Experiment(NamedTuple):
     cold: Restoration | None
     memory: Memory
     loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
-    held_out_loss: Callable[[Params, Array, Array], Array]
+    validation_loss: Callable[[Params, Array, Array], tuple[Array, Array]]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
 
@@ -130,8 +160,8 @@ class Experiment(NamedTuple):
         return self.cold is not None
 
     @property
-    def held_out_is_bound(self) -> bool:
-        """Whether `held_out_loss` is in nats, and comes to -K."""
+    def validation_is_bound(self) -> bool:
+        """Whether `validation_loss` is in nats, and comes to -K."""
         return not self.is_cold
 
     @property
@@ -174,13 +204,14 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
         return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
 
-    def held_out_loss(params: Params, key: Array, x_0: Array) -> Array:
-        return -bound.estimate(key, kernel, *model(params), x_0, edge=config.edge).mean
+    def validation_loss(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
+        found = bound.estimate(key, kernel, *model(params), x_0, edge=config.edge)
+        return -found.k, found.stderr
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
     memory, loss = _loss(config, kernel, base, model)
     return Experiment(
-        config, shape, kernel, init, network, model, None, memory, loss, held_out_loss, optimizer, learning_rate
+        config, shape, kernel, init, network, model, None, memory, loss, validation_loss, optimizer, learning_rate
     )
 
 
@@ -213,26 +244,29 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     schedule = _schedule(config)
     # A random degradation is the same at every step of a chain.
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    degradation_key = streams(config.seed).degradation
 
     def model(params: Params) -> Model:
-        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=key))
+        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=degradation_key))
 
     def loss_of(restore: cold.Restore, params: Params, key: Array, x_0: Array) -> Array:
-        restored = cold.restoration_loss(key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
-        x_last = cold.keyed(degrade)(key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
-        return restored + cold.start_loss(start(params), x_last)
+        loss_key, last_key = jax.random.split(key)
+        restored = cold.restoration_errors(loss_key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
+        x_last = cold.keyed(degrade)(last_key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
+        return restored + cold.start_losses(start(params), x_last)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        return loss_of(restorer(params, jax.random.fold_in(key, _DROPOUT)), params, key, x_0), memory
+        dropout_key, noise_key = jax.random.split(key)
+        return loss_of(restorer(params, dropout_key), params, noise_key, x_0).mean(), memory
 
-    def held_out_loss(params: Params, key: Array, x_0: Array) -> Array:
-        return loss_of(restorer(params), params, key, x_0)
+    def validation_loss(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
+        losses = loss_of(restorer(params), params, key, x_0)
+        return losses, bound.mean_and_stderr(losses).stderr
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
     parts = Restoration(cold.keyed(degrade), restorer, start)
     return Experiment(
-        config, shape, gaussian, init, network, model, parts, (), loss, held_out_loss, optimizer, learning_rate
+        config, shape, gaussian, init, network, model, parts, (), loss, validation_loss, optimizer, learning_rate
     )
 
 
@@ -256,8 +290,9 @@ def _loss(
 
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
-            dropping = model(params, jax.random.fold_in(key, _DROPOUT))
-            found = bound.estimate(key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
+            dropout_key, noise_key = jax.random.split(key)
+            dropping = model(params, dropout_key)
+            found = bound.estimate(noise_key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -267,15 +302,16 @@ def _loss(
         sampler = timesteps.emphasis(base.sigma2**settings.emphasis)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        schedule, reverse = model(params, jax.random.fold_in(key, _DROPOUT))
+        dropout_key, noise_key = jax.random.split(key)
+        schedule, reverse = model(params, dropout_key)
         if settings.objective == "simple":
-            value = objectives.simple(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.simple(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "hybrid":
-            value = objectives.hybrid(key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.hybrid(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "sample_mse":
-            value = objectives.sample_mse(key, kernel, schedule, reverse, x_0, time_sampler=sampler)
+            value = objectives.sample_mse(noise_key, kernel, schedule, reverse, x_0, time_sampler=sampler)
         else:
-            value = -bound.estimate(key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
+            value = -bound.estimate(noise_key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
         return value, memory
 
     return (), loss
@@ -321,9 +357,13 @@ def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
         if data.name == "tfds":
             settings = data.tfds.to_dict()
             where = None if data_dir is None else Path(data_dir)
-            return sources.image_source(tfds.load(settings.pop("dataset"), data_dir=where, crop=crop, **settings))
+            return sources.image_source(
+                tfds.load(settings.pop("dataset"), data_dir=where, crop=crop, **settings), data.validation
+            )
         if data.name == "folder":
-            return sources.image_source(_folder(Path(data_dir or ".") / data.folder.path, data.folder, crop))
+            return sources.image_source(
+                _folder(Path(data_dir or ".") / data.folder.path, data.folder, crop), data.validation
+            )
         return _file(Path(data_dir or ".") / data.file.path, config, crop)
     except ValueError as error:
         raise UserError(f"config.data.{data.name}: {error}") from None
@@ -340,11 +380,12 @@ def _file(path: Path, config: ConfigDict, crop: int | None) -> Source:
     if data.ndim == 2:
         if crop is not None:
             raise ValueError(f"{path} holds vectors, which are not cut; leave config.data.crop 0")
-        return sources.vector_source(path, data, config.data.file.held_out, binary)
+        return sources.vector_source(path, data, config.data.file.held_out, binary, config.data.validation)
     if binary:
         raise ValueError(f"{path} holds images; kernel 'binomial' takes bits, [N, d]")
     image_set.check_shapes([(path.name, data.shape[1:])], crop)
-    return sources.image_source(ImageSet(*arrays.split(data, config.data.file.held_out), crop))
+    images = ImageSet(*arrays.split(data, config.data.file.held_out), crop)
+    return sources.image_source(images, config.data.validation)
 
 
 def _network(

@@ -122,8 +122,8 @@ def _plane(key: Array, experiment: Experiment, params: Params, source: Source, t
     data_key, noise_key, reverse_key = jax.random.split(key, 3)
     x_0 = source.held_out(data_key, 2000)
     forward = [
-        np.asarray(experiment.kernel.q_sample(noise_key, schedule, x_0, jnp.full(len(x_0), t, jnp.int32)))
-        for t in times
+        np.asarray(experiment.kernel.q_sample(key, schedule, x_0, jnp.full(len(x_0), t, jnp.int32)))
+        for key, t in zip(jax.random.split(noise_key, len(times)), times, strict=True)
     ]
     line = jnp.linspace(-2.7, 2.7, 19)
     position = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)

@@ -128,8 +128,9 @@ def sample_mse(
     x_0 = kernel.data(x_0)
     time_key, noise_key = jax.random.split(key)
     num = max(schedule.num_timesteps - 1, 1)
-    t, weight = time_sampler(time_key, x_0.shape[0], schedule.num_timesteps)
+    draw = time_sampler(time_key, x_0.shape[0], schedule.num_timesteps)
+    t = draw.t
     x_t = kernel.q_sample(noise_key, schedule, x_0, t)
     q, p = kernel.q_posterior(schedule, x_0, x_t, t), reverse_step(reverse, x_t, t)
     distance = (kernel.mean(q) - kernel.mean(p)) ** 2 + kernel.variance(q) + kernel.variance(p)
-    return jnp.mean(distance.reshape(len(t), -1).mean(axis=1) * weight) / num
+    return jnp.mean(distance.reshape(len(t), -1).mean(axis=1) * draw.weight) / num

@@ -98,6 +98,7 @@ def sample(
     Returns:
       `Particles`.
     """
+    start_key, steps_key = jax.random.split(key)
     size = (num_posteriors, num_particles)
     batch = num_posteriors * num_particles
 
@@ -109,8 +110,7 @@ def sample(
 
     def advance(x_t: Array, log_weights: Array, log_z: Array, t: Array) -> tuple[Any, ...]:
         """Weigh the particles at time t, draw them anew where needed, move them on."""
-        step_key = jax.random.fold_in(key, t)
-        choose_key, move_key = jax.random.split(step_key)
+        choose_key, move_key = jax.random.split(jax.random.fold_in(steps_key, t))
         step = guide(x_t, jnp.full(batch, t, jnp.int32))
         twist = grouped(step.log_twist)
         log_weights = _finite(log_weights + twist)
@@ -137,7 +137,7 @@ def sample(
         return (x, log_weights + grouped(change), log_z), effective
 
     prior = kernel.prior(jnp.zeros((batch, *shape)))
-    x_last = kernel.sample(jax.random.fold_in(key, num_timesteps + 1), prior)
+    x_last = kernel.sample(start_key, prior)
     carry = (x_last, jnp.zeros(size), jnp.zeros(num_posteriors))
     carry, sizes = jax.lax.scan(scanned, carry, jnp.arange(num_timesteps, 1, -1))
     x, log_weights, log_z, step, effective = advance(*carry, jnp.asarray(1))
@@ -155,8 +155,9 @@ def sample(
 
 def draw(key: Array, particles: Particles, num: int) -> Array:
     """Unweighted draws from each posterior, [B, num, ...]; a particle may come up more than once."""
-    index = _systematic(key, particles.log_weights, num)
+    choose_key, order_key = jax.random.split(key)
+    index = _systematic(choose_key, particles.log_weights, num)
     # In random order, so that any first few of them are draws, too.
-    index = jax.random.permutation(jax.random.fold_in(key, 1), index, axis=1, independent=True)
+    index = jax.random.permutation(order_key, index, axis=1, independent=True)
     drawn: Array = jax.vmap(lambda x, i: x[i])(particles.x, index)
     return drawn

@@ -262,14 +262,15 @@ def costs(
     times = jnp.asarray(_check_times("candidates", chosen, num_timesteps), jnp.int32)
     x_0 = kernel.data(x_0)
     num, batch = len(times), x_0.shape[0]
+    # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
+    noise = kernel.noise(key, x_0.shape)
     block = min(num, max(1, _BLOCK // x_0.size))
     num_blocks = -(-num // block)
 
     def to_time(_: None, j: Array) -> tuple[None, tuple[Array, Array]]:
         """The terms of steps down from times[j], and of a chain that begins there."""
         t = jnp.full(batch, times[j])
-        # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
-        x_t = kernel.q_sample(key, schedule, x_0, t)
+        x_t = kernel.place(kernel.marginal(schedule, x_0, t), noise)
         law = kernel.start(schedule, reverse_step(reverse, x_t, t), x_t, t)
         # Flat: loops over a last axis of one channel are many times slower.
         law, start, x_t = jax.tree.map(lambda value: value.reshape(batch, -1), _own_axes(law, x_0, x_t))

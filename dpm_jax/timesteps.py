@@ -11,14 +11,17 @@ not the bound.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 __all__ = [
+    "Design",
     "TimeDraw",
     "TimeSampler",
     "TimeTable",
@@ -34,44 +37,58 @@ __all__ = [
 ]
 
 
-class TimeDraw(NamedTuple):
-    """t: int32 [num] in 2..T. weight: float32 [num]."""
+# How the draws of one call depend on each other: not at all; 2i and 2i + 1 are a pair; or they lie in order on an
+# even grid of positions with a random offset, the last beside the first.
+Design = Literal["independent", "pairs", "grid"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("t", "weight"), meta_fields=("design",))
+@dataclasses.dataclass(frozen=True)
+class TimeDraw:
+    """Times, their weights, and what `stderr_of_mean` needs to know of how they were drawn.
+
+    Attributes:
+      t: int32 [num] in 2..T.
+      weight: float32 [num].
+      design: how the draws depend on each other; static.
+    """
 
     t: Array
     weight: Array
+    design: Design = "independent"
 
 
 # (key, num, num_timesteps) -> TimeDraw
 TimeSampler = Callable[[Array, int, int], TimeDraw]
 
 
-def _from_unit(u: Array, num_timesteps: int) -> TimeDraw:
-    """Times for positions u in [0, 1): each t in 2..T owns an equal share."""
+def _from_unit(u: Array, num_timesteps: int, design: Design) -> TimeDraw:
+    """Return the times at positions u in [0, 1): each t in 2..T owns an equal share."""
     num_terms = num_timesteps - 1
     t = 2 + jnp.minimum((u * num_terms).astype(jnp.int32), max(num_terms - 1, 0))
     # With T = 1 there is no term: t stays in range for indexing and its weight is 0.
-    return TimeDraw(jnp.minimum(t, num_timesteps), jnp.full(u.shape, num_terms, jnp.float32))
+    return TimeDraw(jnp.minimum(t, num_timesteps), jnp.full(u.shape, num_terms, jnp.float32), design)
 
 
 def uniform(key: Array, num: int, num_timesteps: int) -> TimeDraw:
-    """Independent t, uniform in 2..T."""
-    return _from_unit(jax.random.uniform(key, (num,)), num_timesteps)
+    """Draw independent t, uniform in 2..T."""
+    return _from_unit(jax.random.uniform(key, (num,)), num_timesteps, "independent")
 
 
 def antithetic(key: Array, num: int, num_timesteps: int) -> TimeDraw:
-    """Pairs (u, 1 - u) of uniform positions, next to each other in the batch."""
+    """Draw pairs (u, 1 - u) of uniform positions, the two of a pair next to each other."""
     u = jax.random.uniform(key, ((num + 1) // 2,))
     pairs = jnp.stack([u, 1 - u], axis=1).reshape(-1)[:num]
-    return _from_unit(pairs, num_timesteps)
+    return _from_unit(pairs, num_timesteps, "pairs")
 
 
 def low_discrepancy(key: Array, num: int, num_timesteps: int) -> TimeDraw:
-    """One random offset, then an even grid over 2..T (Kingma et al. 2021, appendix I.1).
+    """Draw one random offset, and from it an even grid over 2..T (Kingma et al. 2021, appendix I.1).
 
-    In order of position around the circle, so that neighbours in the batch are neighbours in t.
+    In order of position around the circle, so that neighbours are neighbours in t.
     """
     u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
-    return _from_unit(u, num_timesteps)
+    return _from_unit(u, num_timesteps, "grid")
 
 
 def importance(probabilities: Array) -> TimeSampler:
@@ -158,22 +175,36 @@ def emphasis(weights: Array) -> TimeSampler:
         u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
         cumulative = jnp.cumsum(weights[2:])
         t = 2 + jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
-        return TimeDraw(jnp.minimum(t, num_timesteps).astype(jnp.int32), jnp.full(num, num_timesteps - 1, jnp.float32))
+        weight = jnp.full(num, num_timesteps - 1, jnp.float32)
+        return TimeDraw(jnp.minimum(t, num_timesteps).astype(jnp.int32), weight, "grid")
 
     return draw
 
 
-def stderr_of_mean(values: Array, sampler: TimeSampler) -> Array:
-    """Standard error of the mean of one estimate an example, values [num], drawn by `sampler`.
+def stderr_of_mean(values: Array, design: Design) -> Array:
+    """Return the standard error of the mean of `values`, one for each draw of a `TimeDraw`, in its order.
 
-    Independent t: the sample variance. Pairs: the variance of pair means. An even grid:
-    successive differences (Wolter 1985, chapter 8), which leave out the smooth trend in t
-    that the grid integrates.
+    The values may depend on examples, too, if these are independent draws of one law, dealt to the times at random.
+
+      independent  the sample variance
+      pairs        the variance of the sums of pairs; one that is left over counts as a pair of one
+      grid         successive differences (Wolter 1985, chapter 8), which leave out the smooth trend in t that the
+                   grid integrates
+
+    Args:
+      values: [num].
+      design: of the draw.
+
+    Returns:
+      Scalar; NaN where there are not two values, or two pairs, to compare.
     """
     num = values.shape[0]
-    if sampler is antithetic and num >= 4:
-        values = values[: num - num % 2].reshape(-1, 2).mean(axis=1)
-    if sampler is low_discrepancy:
-        difference = values - jnp.roll(values, 1)
-        return jnp.sqrt(0.5 * jnp.mean(difference**2) / num)
-    return jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0])
+    if design == "grid":
+        squares, units = 0.5 * (values - jnp.roll(values, 1)) ** 2, num
+    else:
+        residuals = values - jnp.mean(values)
+        if design == "pairs":
+            residuals = jnp.pad(residuals, (0, num % 2)).reshape(-1, 2).sum(axis=1)
+        units = residuals.shape[0]
+        squares = residuals**2 * units / max(units - 1, 1)
+    return jnp.sqrt(squares.sum()) / num if units > 1 else jnp.full((), jnp.nan)

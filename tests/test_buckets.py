@@ -75,7 +75,7 @@ def test_a_run_in_a_bucket_goes_on_with_the_same_bits(bucket, tmp_path):
     same(resumed, whole)
     same(loop.load_params(built, where)[1], whole.params)
     ours, theirs = metrics.read(where / "metrics.jsonl"), metrics.read(tmp_path / "metrics.jsonl")
-    assert [line["held_out_bits"] for line in ours] == [theirs[-1]["held_out_bits"]]
+    assert [line["validation_bits"] for line in ours] == [theirs[-1]["validation_bits"]]
     assert any(path.name.startswith("events.out") for path in (where / "tensorboard").iterdir())
 
 

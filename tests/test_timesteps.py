@@ -24,8 +24,8 @@ def test_unbiased_for_any_function_of_t(name, T):
     @jax.jit
     @jax.vmap
     def estimate(key):
-        t, weight = sampler(key, 65, T)
-        return jnp.mean(weight * values[t]), t.min(), t.max()
+        draw = sampler(key, 65, T)
+        return jnp.mean(draw.weight * values[draw.t]), draw.t.min(), draw.t.max()
 
     mean, low, high = estimate(jax.random.split(jax.random.key(0), 3000))
     assert int(low.min()) == 2
@@ -57,8 +57,8 @@ def test_emphasis_weights_the_sum(T):
     @jax.jit
     @jax.vmap
     def estimate(key):
-        t, weight = timesteps.emphasis(weights)(key, 65, T)
-        return jnp.mean(weight * values[t]), t.min(), t.max()
+        draw = timesteps.emphasis(weights)(key, 65, T)
+        return jnp.mean(draw.weight * values[draw.t]), draw.t.min(), draw.t.max()
 
     mean, low, high = estimate(jax.random.split(jax.random.key(0), 3000))
     assert int(low.min()) == 2
@@ -90,7 +90,7 @@ def test_a_table_is_uniform_until_every_t_is_known_and_then_follows_the_terms():
 
     @jax.jit
     def visit(table, key):
-        t, _ = timesteps.uniform(key, 64, T)
+        t = timesteps.uniform(key, 64, T).t
         return timesteps.record(table, t, terms[t])
 
     for i in range(2):
@@ -123,8 +123,8 @@ def test_importance_from_a_table_is_unbiased_and_of_less_variance():
 
     def spread(sampler):
         def estimate(key):
-            t, weight = sampler(key, 8, T)
-            return jnp.mean(weight * terms[t])
+            draw = sampler(key, 8, T)
+            return jnp.mean(draw.weight * terms[draw.t])
 
         return jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), 4000))
 

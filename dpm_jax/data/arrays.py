@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Split", "load", "split"]
+__all__ = ["Split", "apart", "load", "split"]
 
 
 class Split(NamedTuple):
@@ -77,3 +77,15 @@ def split(data: np.ndarray, fraction: float) -> Split:
     order = np.random.RandomState(0).permutation(len(data))
     kept = min(max(round(fraction * len(data)), 1), len(data) - 1)
     return Split(train=data[order[kept:]], held_out=data[order[:kept]])
+
+
+def apart(num: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Part the training split, always in the same way: indices to train on, indices to compare checkpoints on.
+
+    At least one on each side; both are all of them where the fraction is 0 or there is a single one.
+    """
+    if fraction == 0 or num < 2:
+        return np.arange(num), np.arange(num)
+    kept = min(max(round(fraction * num), 1), num - 1)
+    order = np.random.RandomState(1).permutation(num)
+    return np.sort(order[kept:]), np.sort(order[:kept])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
-__all__ = ["Collection", "ImageSet", "Labelled", "check_shapes", "collect", "crops", "moments", "split"]
+from dpm_jax.data import arrays
+
+__all__ = ["Collection", "ImageSet", "Labelled", "apart", "check_shapes", "collect", "crops", "moments", "split"]
 
 # [N, H, W, C] where all have one size; one [H, W, C] after another where they have not, or where
 # each is decoded when it is looked at.
@@ -15,6 +17,8 @@ Collection = np.ndarray | Sequence[np.ndarray]
 
 # Where looking at an image may mean decoding it, so many are looked at for mean and variance.
 _FOR_MOMENTS = 10_000
+# A single image gives at most one in so many of its rows to the comparison of checkpoints.
+_SPARED = 4
 
 
 class ImageSet(NamedTuple):
@@ -103,6 +107,45 @@ def split(images: Sequence[np.ndarray], fraction: float, crop: int | None) -> Im
             f"an image of height {height} has no room for crops of {crop} to train on and others to evaluate on"
         )
     return ImageSet(images[0][None, :-rows], images[0][None, -rows:], crop)
+
+
+class _Chosen(Sequence[np.ndarray]):
+    """Some of the images of a sequence, which may be decoded when they are looked at."""
+
+    def __init__(self, images: Sequence[np.ndarray], index: np.ndarray) -> None:
+        self._images, self._index = images, index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        if isinstance(index, slice):
+            return _Chosen(self._images, self._index[index])
+        return self._images[int(self._index[index])]
+
+
+def apart(images: Collection, fraction: float, crop: int | None) -> tuple[Collection, Collection]:
+    """Part the training images, always in the same way: those to train on, those to compare checkpoints on.
+
+    By `arrays.apart`; of a single image that is cropped, the lowest rows, where it is high enough to spare them.
+    """
+    if len(images) == 1 and crop is not None and fraction > 0:
+        height = images[0].shape[0]
+        rows = max(round(fraction * height), crop)
+        if height >= _SPARED * rows:
+            return images[0][None, :-rows], images[0][None, -rows:]
+    trained, validated = arrays.apart(len(images), fraction)
+    if len(trained) == len(images):
+        return images, images
+    if isinstance(images, np.ndarray):
+        return images[trained], images[validated]
+    return _Chosen(images, trained), _Chosen(images, validated)
 
 
 def crops(images: Collection, index: np.ndarray, place: np.ndarray, side: int | None) -> np.ndarray:

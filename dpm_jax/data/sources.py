@@ -59,6 +59,9 @@ class Source(NamedTuple):
       support: [n, *shape] all values, equally likely; None where there are too many.
       train_examples: num -> [up to num, *shape] of what is trained on, in the data's own units; None
         where every example is fresh.
+      validation: as `held_out`, of the training split, but kept apart from what is trained on: checkpoints are
+        compared on these, so that the held-out examples decide nothing. None where every example is fresh.
+      num_validation: how many of those exist; None where there is no end.
     """
 
     shape: tuple[int, ...]
@@ -71,6 +74,8 @@ class Source(NamedTuple):
     mean_log_prob: Callable[[], float] | None = None
     support: Array | None = None
     train_examples: Callable[[int], np.ndarray] | None = None
+    validation: Callable[[Array, int], Array] | None = None
+    num_validation: int | None = None
 
 
 def swiss_roll_source(noise: float) -> Source:
@@ -134,8 +139,13 @@ def _standard_dead_leaves() -> Standardization:
     return Standardization(np.asarray(mean), np.asarray(std), 256)
 
 
-def image_source(images: ImageSet) -> Source:
+def image_source(images: ImageSet, validation: float = 0.0) -> Source:
     """Images in memory; see `image_set` and `stream`.
+
+    Args:
+      images: to train on and to evaluate on.
+      validation: fraction of the former that checkpoints are compared on and that is not trained on, see
+        `image_set.apart`.
 
     Raises:
       ValueError: if all pixels are the same, or fewer than 2 whole images are held out.
@@ -145,27 +155,33 @@ def image_source(images: ImageSet) -> Source:
         raise ValueError(f"{len(images.held_out)} image is held out; a standard error needs at least 2")
     standardization = of_pixels(*image_set.moments(images.train), images.levels)
 
+    trained, validated = image_set.apart(images.train, validation, images.crop)
+    images = images._replace(train=trained)
+
     def choose(part: image_set.Collection, rng: np.random.Generator, num: int) -> np.ndarray:
         whole = images.crop is None
         index = rng.permutation(len(part))[:num] if whole else rng.integers(0, len(part), num)
         return image_set.crops(part, index, rng.random((len(index), 2)), images.crop)
 
-    def held_out(key: Array, num: int) -> Array:
-        chosen = choose(images.held_out, np.random.default_rng(np.asarray(jax.random.key_data(key))), num)
-        return standardization.dequantize(key, chosen)
+    def some(part: image_set.Collection, key: Array, num: int) -> Array:
+        choice_key, noise_key = jax.random.split(key)
+        chosen = choose(part, np.random.default_rng(np.asarray(jax.random.key_data(choice_key))), num)
+        return standardization.dequantize(noise_key, chosen)
 
     return Source(
         shape=images.shape,
         unit="bits/pixel",
         supply=Stream(partial(stream.batches, images), standardization.dequantize),
-        held_out=held_out,
+        held_out=partial(some, images.held_out),
         num_held_out=None if images.crop else len(images.held_out),
         standardization=standardization,
         train_examples=lambda num: choose(images.train, np.random.default_rng(0), num),
+        validation=partial(some, validated),
+        num_validation=None if images.crop else len(validated),
     )
 
 
-def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool) -> Source:
+def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool, validation: float = 0.0) -> Source:
     """Vectors [N, d] from a file, standardised coordinate by coordinate unless binary.
 
     Args:
@@ -173,6 +189,8 @@ def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool) -
       data: see `arrays.load`.
       held_out: fraction of the rows kept back for evaluation.
       binary: whether the kernel wants bits; the file must then hold 0 and 1 alone.
+      validation: fraction of the other rows that checkpoints are compared on and that is not trained on; all of them
+        are for both if it is 0.
 
     Raises:
       ValueError: if bits are wanted and not there, or a coordinate is constant.
@@ -183,7 +201,8 @@ def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool) -
     standardization = identity() if binary else fit(train)
     if len(kept) < 2:
         raise ValueError(f"{path} leaves {len(kept)} row to evaluate on; raise config.data.file.held_out")
-    rows, kept_rows = (jnp.asarray(standardization.apply(part)) for part in (train, kept))
+    train_rows, kept_rows = (jnp.asarray(standardization.apply(part)) for part in (train, kept))
+    rows, validated = (train_rows[index] for index in arrays.apart(len(train_rows), validation))
     return Source(
         shape=train.shape[1:],
         unit="bits/example",
@@ -191,4 +210,6 @@ def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool) -
         held_out=lambda key, num: jax.random.permutation(key, kept_rows)[:num],
         num_held_out=len(kept),
         standardization=standardization,
+        validation=lambda key, num: jax.random.permutation(key, validated)[:num],
+        num_validation=len(validated),
     )

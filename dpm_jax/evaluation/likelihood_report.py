@@ -118,8 +118,8 @@ def evaluate(
     """
     data_key, ais_key, model_key, entropy_key = jax.random.split(key, 4)
     sizes, parts = _sizes(k), num_parts(source.shape)
-    num = check_examples(source, num)
-    x_0 = source.held_out(data_key, num)
+    x_0 = source.held_out(data_key, check_examples(source, num))
+    num = len(x_0)
     chunk = chunk_size(source.shape, _CHUNK)
 
     def in_unit(nats: Array | np.ndarray) -> np.ndarray:

@@ -153,11 +153,12 @@ def _with_particles(
 
     @jax.jit
     def run(key: Array, params: Params, r: Any) -> tuple[Array, Array, Array]:
+        particles_key, draw_key = jax.random.split(key)
         schedule, reverse = experiment.model(params)
         guide = posterior.guide(kernel, schedule, reverse, r, how)
         num_timesteps = schedule.num_timesteps
-        found = particles.sample(key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
-        drawn = particles.draw(jax.random.fold_in(key, num_timesteps + 2), found, num)
+        found = particles.sample(particles_key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
+        drawn = particles.draw(draw_key, found, num)
         return mesh.gather((standardization.invert(drawn[0]), found.log_evidence[0], found.effective_size.min()))
 
     parts = [

@@ -224,7 +224,7 @@ def evaluate(
         entropy_prior_bits=mean_bits(result.entropy_prior),
         edge=experiment.config.edge,
         unit=source.unit,
-        num_examples=num_examples,
+        num_examples=len(x_0),
         num_timesteps=experiment.config.num_timesteps,
         step=step,
         per_step_kl_bits=[float(value) for value in in_unit(per_step)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -31,28 +31,35 @@ logging.set_verbosity(logging.ERROR)
 
 
 class _Record:
-    """Which checkpoint has which loss, in a file of its own: Orbax's record of one goes with what is damaged of it.
+    """Which checkpoint has which losses, in a file of its own: Orbax's record of one goes with what is damaged of it.
 
+    A list of losses for each, one a round of `validation`; a number alone, in files of older versions, is one round.
     Also the policy by which Orbax keeps the best.
     """
 
     def __init__(self, path: Path) -> None:
         """Read `path`, if it is there; of what is damaged nothing is known."""
         self._path = path
-        self._losses: dict[int, float] = {}
+        self._losses: dict[int, list[float]] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            self._losses = {int(step): float(loss) for step, loss in json.loads(path.read_text()).items()}
+            found = json.loads(path.read_text())
+            self._losses = {int(step): np.atleast_1d(np.asarray(v, float)).tolist() for step, v in found.items()}
 
-    def add(self, step: int, loss: float) -> None:
+    def add(self, step: int, losses: float | Sequence[float]) -> None:
         """Remember, in all processes; the first writes it down."""
-        self._losses[step] = loss
+        self._losses[step] = np.atleast_1d(losses).tolist()
         if jax.process_index() == 0:
             write_text(self._path, json.dumps(self._losses) + "\n")
 
+    def losses(self, step: int) -> list[float]:
+        """Return what is known of a step, one loss a round."""
+        return self._losses.get(step, [])
+
     def best(self, steps: Sequence[int]) -> int | None:
-        """That of these steps with the least loss; None if nothing is known of any."""
-        known = [step for step in steps if math.isfinite(self._losses.get(step, math.nan))]
-        return min(known, key=self._losses.__getitem__, default=None)
+        """Return that of these steps with the least loss in the rounds that all have; None if none is known."""
+        known = [step for step in steps if self.losses(step) and np.isfinite(self.losses(step)).all()]
+        num = min((len(self.losses(step)) for step in known), default=0)
+        return min(known, key=lambda step: np.mean(self.losses(step)[:num]), default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """As Orbax asks it."""
@@ -126,13 +133,21 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
-    def save(self, step: int, tree: Any, loss: float) -> None:
+    def best(self) -> int | None:
+        """Return the step of the best checkpoint that is kept; None if there is none of which a loss is known."""
+        return self._record.best(self._manager.all_steps())
+
+    def losses(self, step: int) -> list[float]:
+        """Return the validation losses of a checkpoint, one a round; none where they are not known."""
+        return self._record.losses(step)
+
+    def save(self, step: int, tree: Any, losses: float | Sequence[float]) -> None:
         """Save a pytree of arrays as the checkpoint of `step`; does nothing if that step is saved already.
 
         Args:
           step: of training.
           tree: arrays.
-          loss: on held-out examples; by the least of it the best is kept.
+          losses: on validation examples, one a round; by the least mean the best is kept.
 
         Raises:
           UserError: if it, or the one before it, can't be written.
@@ -140,7 +155,7 @@ class Checkpoints:
         if self._manager.latest_step() == step:
             return
         with self._writing():
-            self._record.add(step, loss)
+            self._record.add(step, losses)
             self._manager.save(step, args=ocp.args.StandardSave(tree))
 
     def wait(self) -> None:
@@ -180,7 +195,7 @@ class Checkpoints:
         Args:
           like: arrays, or their shapes, dtypes and places.
           which: the newest that can be read: those newer than it are set aside, as STEP.damaged, unless all is read
-            only; that with the least loss on held-out examples; or that of a step.
+            only; that with the least loss on validation examples; or that of a step.
 
         Raises:
           UserError: if there is none, or none that can be read.

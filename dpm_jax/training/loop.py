@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
 from tqdm import tqdm
 
 from dpm_jax import mesh
@@ -26,13 +24,10 @@ from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.profile import Profile
 from dpm_jax.training.step import Progress, TrainState
 from dpm_jax.training.stop import StopSignal
+from dpm_jax.training.validation import Validation, difference, validate
 from dpm_jax.units import bits, num_parts
 
 __all__ = ["Result", "dry_run", "load_params", "train"]
-
-
-# Held-out examples that checkpoints are compared on, at most.
-_NUM_HELD_OUT = 1024
 
 
 class Result(NamedTuple):
@@ -70,7 +65,7 @@ def train(
 
     Args:
       experiment: what to train.
-      source: to train on; its held-out examples say which checkpoint is the best.
+      source: to train on; its validation examples say which checkpoint is the best.
       workdir: see `workdir.claim`.
       report: told in words what goes on.
       profile: first and last of the steps that are traced, see `profile`; None for no trace.
@@ -96,7 +91,7 @@ def train(
             num = _until_boundary(step, settings.steps, periods, profile or ()) if step < settings.steps else 0
             return num, data.take(num) if num else None
 
-        held_out_loss = _held_out_loss(experiment, source)
+        find_loss = validate(experiment, source)
         num, batches = ahead()
         with (
             _writer(workdir, step) as metrics,
@@ -119,13 +114,15 @@ def train(
                 stopped = stop.asked()
                 if step % settings.checkpoint_every == 0 or not num or stopped:
                     with log.pause():
-                        loss = held_out_loss(state)
-                        log.finish_last(loss)
+                        found = find_loss(state)
+                        log.finish_last(found)
                         # After a step that was skipped, who knows what the parameters are worth.
                         if int(state.skipped) == 0:
-                            checkpoints.save(step, state, loss)
+                            checkpoints.save(step, state, found.rounds)
             if stopped:
                 checkpoints.wait()
+            else:
+                _say_which_is_best(experiment, checkpoints, report)
     return Result(step, step_lib.averaged_params(experiment, state), stopped)
 
 
@@ -162,8 +159,8 @@ class _Log:
         yield
         self._paused, self._finished = None, time.perf_counter()
 
-    def finish_last(self, held_out_loss: float | None = None) -> None:
-        """Wait for the last dispatch, and tell of it; of its state's loss on held-out examples, where that is known."""
+    def finish_last(self, found: Validation | None = None) -> None:
+        """Wait for the last dispatch, and tell of it; of its state's validation loss, where that is known."""
         if self.last is None:
             return
         step, num, progress = self.last
@@ -189,15 +186,16 @@ class _Log:
             "steps_per_second": rate,
             "skipped": int(progress.num_skipped),
         }
-        if held_out_loss is not None and self._experiment.held_out_is_bound:
-            values["held_out_bits"] = -float(bits(held_out_loss)) / num_parts(self._experiment.shape)
-        elif held_out_loss is not None:
-            values["held_out_loss"] = held_out_loss
+        if found is not None and self._experiment.validation_is_bound:
+            mean, stderr = (float(bits(v)) / num_parts(self._experiment.shape) for v in (-found.mean, found.stderr))
+            values |= {"validation_bits": mean, "validation_stderr_bits": stderr}
+        elif found is not None:
+            values |= {"validation_loss": found.mean, "validation_stderr": found.stderr}
         if self._best_rate is not None:
             values["utilization"] = rate / self._best_rate
         if self._metrics is not None:
             self._metrics.scalars(step, values)
-            if held_out_loss is not None:
+            if found is not None:
                 # Before the checkpoint, so that no line is missing where a run goes on from there.
                 self._metrics.push()
         skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
@@ -205,28 +203,20 @@ class _Log:
         self._bar.update(num)
 
 
-def _held_out_loss(experiment: Experiment, source: Source) -> Callable[[TrainState], float]:
-    """State -> the loss of its averaged parameters on examples that are never trained on, always the same."""
-    settings = experiment.config.train
-    data_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.config.seed), 2**31))
-    # As many at a time as training takes.
-    num = min(_NUM_HELD_OUT, source.num_held_out or _NUM_HELD_OUT)
-    size = min(settings.batch_size // settings.accumulate, num)
-    x_0 = np.asarray(source.held_out(data_key, num - num % size))
-    chunks = x_0.reshape(-1, size, *x_0.shape[1:])
-
-    @jax.jit
-    def loss(state: TrainState, chunks: Array) -> Array:
-        params = step_lib.averaged_params(experiment, state)
-
-        def of_chunk(numbered: tuple[Array, Array]) -> Array:
-            number, x_0 = numbered
-            return experiment.held_out_loss(params, jax.random.fold_in(noise_key, number), x_0)
-
-        mean: Array = jax.lax.map(of_chunk, (jnp.arange(len(chunks)), chunks)).mean()
-        return mesh.gather(mean)
-
-    return lambda state: float(loss(state, chunks))
+def _say_which_is_best(experiment: Experiment, checkpoints: Checkpoints, report: Callable[[str], None]) -> None:
+    """At the end of training: whether an earlier checkpoint is better than the last, and by how much."""
+    last, best = checkpoints.latest(), checkpoints.best()
+    if last is None or best is None or best == last:
+        return
+    mean, stderr = difference(checkpoints.losses(last), checkpoints.losses(best))
+    unit = ""
+    if experiment.validation_is_bound:
+        mean, stderr = (float(bits(value)) / num_parts(experiment.shape) for value in (mean, stderr))
+        unit = " bits"
+    report(
+        f"on validation examples the checkpoint of step {best} is better than that of step {last}, by {mean:.4f} +- "
+        f"{stderr:.4f}{unit}; --checkpoint=best has evaluate.py and sample.py use it"
+    )
 
 
 def load_params(

@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from dpm_jax import mesh
-from dpm_jax.experiment import Experiment, Memory, Params
+from dpm_jax.experiment import Experiment, Memory, Params, streams
 
 __all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "train_step"]
 
@@ -55,15 +55,9 @@ class Progress(NamedTuple):
     failed_at: Array
 
 
-def _streams(experiment: Experiment) -> tuple[Array, Array]:
-    """Keys of initialisation and of training; step s uses fold_in(training, s), so resuming needs no RNG state."""
-    init_key, train_key = jax.random.split(jax.random.key(experiment.config.seed))
-    return init_key, train_key
-
-
 def init(experiment: Experiment) -> TrainState:
     """The state before the first step, a function of the config's seed."""
-    params = experiment.init(_streams(experiment)[0])
+    params = experiment.init(streams(experiment.config.seed).init)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         num_updates=jnp.zeros((), jnp.int32),
@@ -142,7 +136,7 @@ def make_run_steps(
     most = experiment.config.train.max_skipped
 
     def run_steps(state: TrainState, num: int, batches: Any = None) -> tuple[TrainState, Progress]:
-        train_key = _streams(experiment)[1]
+        train_key = streams(experiment.config.seed).train
         end = state.step + num
         start = state.step
 
