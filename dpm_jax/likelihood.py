@@ -8,8 +8,8 @@ trajectory has the same weight with the forward chain run backwards, from x_T ~ 
     w = p(x_T) / q(x_T | x_0)  prod_{t=2}^{T} p(x_{t-1} | x_t) / q(x_{t-1} | x_t, x_0)  p(x_0 | x_1),
 
 which is what `log_weights` sums: each factor compares two laws of the same x_{t-1}, which are near each other, so that
-weights are as quiet as the model is good, step by step, and no large terms of opposite sign meet. What float32 adds
-is its rounding of x_t against the width of a step: some 0.01 nats a trajectory, of either sign, at a width of 1e-4.
+weights are as quiet as the model is good, step by step, and no large terms of opposite sign meet. Float32 adds
+the rounding of x_t against the width of a step: some 2e-4 nats a trajectory, of either sign, at a width of 1e-4.
 
 Lower. By Jensen's inequality E log (1/k) sum_{i<=k} w_i <= log p(x_0): at k = 1 this is K of equation 14, and it rises
 with k to log p(x_0) (Burda et al. 2016, theorem 1). It is a stochastic bound: it holds in the mean. A rare trajectory
