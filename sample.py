@@ -165,7 +165,7 @@ def _observations(
         source = experiment.open_source(description.config, _DATA_DIR.value)
         workdir.check_source(description, source, where)
         held_out = source.held_out(key, _NUM_OBSERVATIONS.value)
-        samples = np.asarray(description.standardization.invert(held_out))
+        samples = description.standardization.invert(held_out)
         found = examples.Examples(samples, None, None, f"{flag}: held_out")
     else:
         found = examples.read(path, flag)
@@ -239,7 +239,7 @@ def _sample_model(
                 )
             )
         )(key, params)
-        states = np.asarray(description.standardization.invert(kept.x))
+        states = description.standardization.invert(kept.x)
         plots.animate(np.asarray(kept.t), states, out / "trajectory.gif", binary)
         written.append("trajectory.gif")
     return written

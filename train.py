@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
 from dpm_jax import cli, experiment, figures, plots, storage, workdir
-from dpm_jax.data import Source
+from dpm_jax.data import Source, tfds
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.experiment import Experiment, Params
@@ -35,6 +35,9 @@ _PROFILE_STEPS = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Compile, print what a step costs, and leave.")
 _DEBUG_NANS = flags.DEFINE_boolean("debug_nans", False, "Stop where the first NaN is made, and say where that is.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder with data files; generated data need none.")
+_DOWNLOAD = flags.DEFINE_boolean(
+    "download", False, "Make the --data_dir that does not exist, and download the TFDS dataset into it (false)."
+)
 
 
 # Sections of evaluation.json, and figures by name.
@@ -52,7 +55,8 @@ def main() -> None:
     config, name = _config()
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
-    source = experiment.open_source(config, _DATA_DIR.value)
+    download: tfds.Download = "always" if _DOWNLOAD.value else "into_existing"
+    source = experiment.open_source(config, _DATA_DIR.value, download=download)
     report.check_examples(source, config.evaluate.num_examples)
     built = experiment.build(config, source.shape)
     where = storage.folder(_WORKDIR.value or f"runs/{name}")

@@ -38,6 +38,8 @@ CHOICES = {
     "edge": ("forward", "decoder"),
     "data.name": ("swiss_roll", "heartbeat", "dead_leaves", "tfds", "folder", "file"),
     "data.folder.on_error": ("refuse", "skip"),
+    "data.file.constant_columns": ("refuse", "leave_out"),
+    "data.file.integers": ("dequantize", "real"),
     "schedule.name": ("geometric", "erase", "linear", "cosine", "sigmoid"),
     "reverse.prediction": ("residual", "epsilon", "x_0", "v", "perturbation"),
     "reverse.variance": ("mixed", "sigmoid", "interpolated", "small", "large"),
@@ -52,6 +54,9 @@ CHOICES = {
     "train.objective": ("bound", "simple", "hybrid", "sample_mse", "restoration"),
     "train.time_sampler": ("low_discrepancy", "antithetic", "uniform", "importance"),
 }
+
+# What was done before there was the field, where that is not the default.
+_BEFORE = {"data.file.integers": "real"}
 
 # Intervals as in mathematics: a bracket belongs, a parenthesis does not.
 RANGES = {
@@ -141,7 +146,12 @@ def default() -> ConfigDict:
                     "held_out": 0.1,  # of the images; of a single one, of its rows
                     "on_error": "refuse",  # skip: leave out what can't be read
                 },
-                "file": {"path": "", "held_out": 0.1},  # .npy or .npz; relative to --data_dir
+                "file": {  # .npy, .npz or .csv; relative to --data_dir
+                    "path": "",
+                    "held_out": 0.1,  # of the rows, or images
+                    "constant_columns": "refuse",  # leave_out: for the model; they are put back into samples
+                    "integers": "dequantize",  # columns, or float images, of nothing but integers; or real
+                },
                 "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
                 "crop": 0,  # side of the random squares that tfds, folder and file images are cut into; 0: whole images
             },
@@ -333,7 +343,7 @@ def _check_relations(config: ConfigDict) -> None:
     if config.network.dtype != "float32" and config.network.name not in ("multiscale", "unet"):
         raise UserError(f"config.network.dtype: network '{config.network.name}' computes in float32")
     if config.data.name in ("file", "folder") and not config.data[config.data.name].path:
-        needed = {"file": "a .npy or .npz", "folder": "a folder of images, or of one image"}[config.data.name]
+        needed = {"file": "a .npy, .npz or .csv", "folder": "a folder of images, or of one image"}[config.data.name]
         raise UserError(f"config.data.{config.data.name}.path: data '{config.data.name}' needs the path of {needed}")
     _check_network(config)
     heartbeat = config.data.heartbeat
@@ -449,7 +459,7 @@ def load(path: Path) -> ConfigDict:
         raise UserError(f"{path}: damaged: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: damaged: not a config")
-    # A field that is younger than the file has for its default what was done before there was one.
+    # A field that is younger than the file has the value of what was done before there was one.
     config = default()
     present = dict(_leaves(ConfigDict(_with_tuples(tree))))
     known = dict(_leaves(config))
@@ -457,6 +467,6 @@ def load(path: Path) -> ConfigDict:
         if field not in known:
             raise UserError(f"{path}: {nearest_field(field)}")
     with config.ignore_type():
-        config.update_from_flattened_dict(present)
+        config.update_from_flattened_dict(_BEFORE | present)
     check(config)
     return config

@@ -334,12 +334,20 @@ def _schedule(config: ConfigDict) -> Schedule:
     return schedule
 
 
-def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
-    """The data that a config describes.
+def open_source(
+    config: ConfigDict,
+    data_dir: str | None = None,
+    *,
+    download: tfds.Download = "never",
+    report: Callable[[str], None] = print,
+) -> Source:
+    """Open the data that a config describes.
 
     Args:
       config: see `config.default`.
-      data_dir: folder that data files are looked for in; None for the current one.
+      data_dir: folder that data files are looked for in; None for the current one, and for that of TFDS.
+      download: what to do where a TFDS dataset is not prepared there.
+      report: told how much was read and what was left out, and before something is downloaded.
 
     Raises:
       UserError: if the config is not valid, or its data are not there or not fit.
@@ -357,35 +365,51 @@ def open_source(config: ConfigDict, data_dir: str | None = None) -> Source:
         if data.name == "tfds":
             settings = data.tfds.to_dict()
             where = None if data_dir is None else Path(data_dir)
-            return sources.image_source(
-                tfds.load(settings.pop("dataset"), data_dir=where, crop=crop, **settings), data.validation
-            )
+            name = settings.pop("dataset")
+            images = tfds.load(name, data_dir=where, crop=crop, download=download, report=report, **settings)
+            return sources.image_source(images, data.validation)
         if data.name == "folder":
-            return sources.image_source(
-                _folder(Path(data_dir or ".") / data.folder.path, data.folder, crop), data.validation
-            )
-        return _file(Path(data_dir or ".") / data.file.path, config, crop)
+            images = _folder(Path(data_dir or ".") / data.folder.path, data.folder, crop, report)
+            return sources.image_source(images, data.validation)
+        return _file(Path(data_dir or ".") / data.file.path, config, crop, report)
     except ValueError as error:
         raise UserError(f"config.data.{data.name}: {error}") from None
 
 
-def _folder(path: Path, settings: ConfigDict, crop: int | None) -> ImageSet:
-    named = folder.load(path, settings.on_error, hint="; --config.data.folder.on_error=skip leaves it out")
+def _folder(path: Path, settings: ConfigDict, crop: int | None, report: Callable[[str], None]) -> ImageSet:
+    hint = "; --config.data.folder.on_error=skip leaves it out"
+    named = folder.load(path, settings.on_error, hint, lambda line: report(f"data: {line}"))
     image_set.check_shapes([(name, image.shape) for name, image in named], crop)
     return image_set.split([image for _, image in named], settings.held_out, crop)
 
 
-def _file(path: Path, config: ConfigDict, crop: int | None) -> Source:
-    data, binary = arrays.load(path), config.kernel == "binomial"
+def _file(path: Path, config: ConfigDict, crop: int | None, report: Callable[[str], None]) -> Source:
+    data, settings, binary = arrays.load(path), config.data.file, config.kernel == "binomial"
+    validation = config.data.validation
+    names = "rows", "columns"
+    if data.ndim > 2:
+        names = "images", "pixels"
+        if binary:
+            raise ValueError(f"{path} holds images; kernel 'binomial' takes bits, [N, d]")
+        image_set.check_shapes([(path.name, data.shape[1:])], crop)
+    elif crop is not None:
+        raise ValueError(f"{path} holds vectors, which are not cut; leave config.data.crop 0")
+    report(f"data: {len(data)} {names[0]} of {' x '.join(map(str, data.shape[1:]))} from {path}")
+    integers = np.zeros(data.shape[1:2] if data.ndim == 2 else (), bool)
+    if settings.integers == "dequantize" and not binary and data.dtype != np.uint8:
+        integers = arrays.integers(data)
+    if integers.any():
+        which = "pixels" if data.ndim > 2 else f"columns {', '.join(map(str, np.flatnonzero(integers)))}"
+        report(
+            f"data: {which} hold integers only, so noise of one step is added to them, and K bounds their probability; "
+            "--config.data.file.integers=real takes them as real numbers"
+        )
     if data.ndim == 2:
-        if crop is not None:
-            raise ValueError(f"{path} holds vectors, which are not cut; leave config.data.crop 0")
-        return sources.vector_source(path, data, config.data.file.held_out, binary, config.data.validation)
-    if binary:
-        raise ValueError(f"{path} holds images; kernel 'binomial' takes bits, [N, d]")
-    image_set.check_shapes([(path.name, data.shape[1:])], crop)
-    images = ImageSet(*arrays.split(data, config.data.file.held_out), crop)
-    return sources.image_source(images, config.data.validation)
+        leave_out = settings.constant_columns == "leave_out"
+        return sources.vector_source(path, data, settings.held_out, binary, validation, integers, leave_out)
+    if integers and data.min() >= 0 and data.max() <= 255:
+        data, integers = data.astype(np.uint8), np.asarray(False)
+    return sources.image_source(ImageSet(*arrays.split(data, settings.held_out), crop), validation, bool(integers))
 
 
 def _network(

@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,7 +20,10 @@ __all__ = ["Description", "alone", "check_source", "claim", "read"]
 
 
 # Of the files of a workdir. To be raised when they change so that an older dpm_jax would misread them.
-_FORMAT = 1
+_FORMAT = 2
+
+# Mean and scale of the same data differ by less, in units of the scale, whatever summed them up.
+_SAME = 1e-4
 
 
 class Description(NamedTuple):
@@ -45,15 +47,21 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
         check_source(read(workdir), source, workdir)
-    ours = source.standardization
-    units = {name: np.asarray(getattr(ours, name)).tolist() for name in ("mean", "scale")}
-    described = {"format": _FORMAT, "shape": source.shape, **units, "levels": ours.levels}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_text(workdir / "data.json", json.dumps(described) + "\n")
+        if not path.exists():
+            write_text(workdir / "data.json", json.dumps(_described(source)) + "\n")
         config_lib.save(config, path)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+
+
+def _described(source: Source) -> dict[str, Any]:
+    """Shape and units of the data, for `data.json`."""
+    units = source.standardization
+    numbers = {name: np.asarray(getattr(units, name)).tolist() for name in ("mean", "scale", "integers")}
+    constants = {str(column): value for column, value in units.constants.items()}
+    return {"format": _FORMAT, "shape": source.shape, **numbers, "levels": units.levels, "constants": constants}
 
 
 @contextmanager
@@ -99,17 +107,23 @@ def read(workdir: Path) -> Description:
             raise UserError(
                 f"{workdir}: is of format {data['format']}, of a newer dpm_jax; this one knows up to {_FORMAT}"
             )
-        mean, scale = (jnp.asarray(data[name], jnp.float32) for name in ("mean", "scale"))
         shape = tuple(data["shape"])
         if not all(isinstance(size, int) and size > 0 for size in shape):
             raise ValueError(f"shape {shape}")
-        if not (np.isfinite(mean).all() and (np.isfinite(scale) & (np.asarray(scale) > 0)).all()):
+        mean, scale = (np.asarray(data[name], np.float64) for name in ("mean", "scale"))
+        integers = np.asarray(data.get("integers", False), bool)
+        constants = {int(column): float(value) for column, value in data.get("constants", {}).items()}
+        if not (np.isfinite([*mean.flat, *constants.values()]).all() and (np.isfinite(scale) & (scale > 0)).all()):
             raise ValueError("mean or scale is not finite")
-        np.broadcast_to(mean, shape), np.broadcast_to(scale, shape)
+        for array in (mean, scale, integers):
+            np.broadcast_to(array, shape)
         levels = data.get("levels")
         if levels not in (None, 256):
             raise ValueError(f"levels {levels}")
-        return Description(config, shape, Standardization(mean, scale, levels))
+        units = Standardization(mean, scale, levels, integers, constants)
+        if constants and not set(constants) <= set(range(units.raw_shape(shape)[-1])):
+            raise ValueError(f"constant columns {sorted(constants)}")
+        return Description(config, shape, units)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'data.json'}: missing or damaged: {error}") from error
 
@@ -122,9 +136,15 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
     """
     if source.shape != description.shape:
         raise UserError(f"{workdir}: was trained on data of shape {description.shape}, got {source.shape}")
-    if source.standardization.levels != description.standardization.levels:
+    ours, theirs = source.standardization, description.standardization
+    if ours.levels != theirs.levels:
         raise UserError(f"{workdir}: was trained on pixels, or on real numbers, and these are the other")
+    if (ours.step != theirs.step).any():
+        raise UserError(f"{workdir}: was trained with other columns taken for integers: config.data.file.integers")
+    if ours.constants != theirs.constants:
+        raise UserError(f"{workdir}: was trained without the columns {theirs.constants}, now {ours.constants}")
     for name in ("mean", "scale"):
-        ours, theirs = getattr(source.standardization, name), getattr(description.standardization, name)
-        if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
-            raise UserError(f"{workdir}: was trained on other data: their {name} was {theirs}, is {ours}")
+        now, then = getattr(ours, name), getattr(theirs, name)
+        # A difference is as large as the model sees it.
+        if (np.abs(now - then) > _SAME * theirs.scale).any():
+            raise UserError(f"{workdir}: was trained on other data: their {name} was {then}, is {now}")

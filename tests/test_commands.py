@@ -135,7 +135,7 @@ def test_sample(trained, tmp_path):
         assert done.returncode == 0, done.stderr
     whole, cut = (np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "cut"))
     assert whole.shape == (50, 2)
-    assert whole.dtype == np.float32
+    assert whole.dtype == np.float64
     np.testing.assert_allclose(whole, cut, rtol=1e-3, atol=1e-4)
     assert (tmp_path / "whole" / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "whole" / "trajectory.gif").read_bytes().startswith(b"GIF8")

@@ -1,5 +1,7 @@
 """Data sources against quadrature, enumeration, and bad files."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import scipy.integrate
 import scipy.special
 
+from dpm_jax import config as config_lib
+from dpm_jax import experiment
 from dpm_jax.data import arrays, heartbeat, sources, standardization, swiss_roll
 
 KEY = jax.random.key(0)
@@ -66,23 +70,146 @@ def test_heartbeats():
 def test_standardization_round_trip():
     raw = np.random.default_rng(0).normal(5, 3, (200, 2)).astype(np.float32)
     fitted = standardization.fit(raw)
-    x = fitted.apply(raw)
+    x = fitted.centres(raw)
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(0), 1, rtol=1e-5)
     np.testing.assert_allclose(fitted.invert(x), raw, rtol=1e-5)
-    with pytest.raises(ValueError, match="coordinate 1"):
-        standardization.fit(np.array([[1.0, 2.0], [3.0, 2.0]]))
 
 
 def test_large_offsets_are_taken_off_in_float64():
-    raw = 1e8 + np.random.default_rng(0).normal(0, 1, (1000, 1))
-    x = standardization.fit(raw).apply(raw)
+    raw = np.random.default_rng(0).normal([1.7e9, -4.5e6], [30, 0.1], (1000, 2))
+    fitted = standardization.fit(raw)
+    x = fitted.centres(raw)
     assert x.dtype == np.float32
-    assert len(np.unique(x)) > 990
+    np.testing.assert_allclose(x, (raw - raw.mean(0)) / raw.std(0), rtol=1e-6, atol=1e-7)
+    back = fitted.invert(jnp.asarray(x))
+    assert back.dtype == np.float64
+    np.testing.assert_allclose(back - raw, 0, atol=1e-6 * 30)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-30, 1e30, 1e200])
+def test_moments_of_numbers_of_any_size(size):
+    raw = size * np.random.default_rng(0).normal(1, 2, (500, 2))
+    x = standardization.fit(raw).centres(raw)
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(0), 1, rtol=1e-6)
+
+
+def columns(*extra):
+    """Two normal columns, and these beside them."""
+    return np.stack([*np.random.default_rng(0).normal(0, 1, (2, 1000)), *extra], axis=1)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.full(1000, 14.62),  # whose standard deviation in float64 is 1e-13
+        np.full(1000, 7.0),
+        np.where(np.arange(1000) % 3, 0.1 + 0.2, 0.3),
+    ],
+)
+def test_constant_columns_are_refused_or_left_out(column):
+    raw = columns(column)
+    with pytest.raises(ValueError, match=r"column 2 is constant, .* --config\.data\.file\.constant_columns=leave_out"):
+        standardization.fit(raw)
+    fitted = standardization.fit(raw, leave_out=True)
+    x = fitted.centres(raw)
+    np.testing.assert_array_equal(x, standardization.fit(raw[:, :2]).centres(raw[:, :2]))
+    assert fitted.constants == {2: column[0]}
+    back = fitted.invert(x)
+    np.testing.assert_allclose(back, raw, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(back[:, 2], column[0])
+    np.testing.assert_array_equal(fitted.invert(x.reshape(10, 100, 2)).reshape(1000, 3), back)
+
+
+def test_what_float32_rounded_to_one_number_is_constant():
+    with pytest.raises(ValueError, match="column 2 is constant"):
+        standardization.fit(columns(1.7e9 + np.random.default_rng(1).normal(0, 30, 1000)).astype(np.float32))
+    with pytest.raises(ValueError, match="every column is constant"):
+        standardization.fit(np.ones((5, 2)), leave_out=True)
+
+
+def test_columns_of_integers_are_dequantised(tmp_path):
+    counts = np.random.default_rng(1).poisson(3.0, 1000).astype(float)
+    raw = columns(counts)
+    whole = arrays.integers(raw)
+    assert whole.tolist() == [False, False, True]
+    fitted = standardization.fit(raw, whole)
+    centres = fitted.centres(raw)
+    x = np.asarray(fitted.spread(KEY, jnp.asarray(centres)))
+    np.testing.assert_array_equal(x[:, :2], centres[:, :2])
+    np.testing.assert_array_equal(fitted.invert(x)[:, 2], counts)
+    np.testing.assert_allclose([x[:, 2].mean(), x[:, 2].std()], [0, 1], atol=0.02)
+    noise = (x - centres)[:, 2] * fitted.scale[2]
+    assert abs(noise.mean()) < 5 / np.sqrt(12 * 1000)
+    assert abs(noise.var() - 1 / 12) < 5 * np.sqrt(1 / 180 / 1000)
+    source = sources.vector_source(tmp_path / "x.npy", raw, 0.5, binary=False, integers=whole)
+    for drawn in (source.supply(KEY, 500), source.held_out(KEY, 500)):
+        assert set(source.standardization.invert(drawn)[:, 2]) <= set(counts)
+
+
+def open_file(path, **changes):
+    config = config_lib.default()
+    fields = {f"data.file.{name}": value for name, value in changes.items()}
+    config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(path), **fields})
+    said = []
+    return experiment.open_source(config, report=said.append), said
+
+
+def test_what_is_taken_for_integers_is_said_and_can_be_refused(tmp_path):
+    np.save(tmp_path / "x.npy", columns(np.arange(1000.0) % 7))
+    source, said = open_file(tmp_path / "x.npy")
+    assert said[0] == f"data: 1000 rows of 3 from {tmp_path / 'x.npy'}"
+    assert said[1].startswith("data: columns 2 hold integers only")
+    assert "--config.data.file.integers=real" in said[1]
+    assert source.standardization.step.tolist() == [0, 0, 1]
+    source, said = open_file(tmp_path / "x.npy", integers="real")
+    assert len(said) == 1
+    assert not source.standardization.step.any()
+
+
+def test_outliers_are_refused_wherever_they_are(tmp_path):
+    for row in (3, 700):
+        for value in (1e25, -1e42, 1e308):
+            raw = columns(np.arange(1000.0) % 2)
+            raw[row, 1] = value
+            np.save(tmp_path / "x.npy", raw)
+            with pytest.raises(ValueError, match=rf"x\.npy holds {re.escape(f'{value:g}')} in row {row}, column 1"):
+                arrays.load(tmp_path / "x.npy")
+    heavy = np.random.default_rng(0).standard_cauchy((20_000, 2))  # up to 30 000 times the spread
+    rare = np.zeros((20_000, 1))
+    rare[77] = 1e9
+    np.save(tmp_path / "x.npy", np.concatenate([heavy, rare], axis=1))
+    assert arrays.load(tmp_path / "x.npy").shape == (20_000, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,2\n3,4.5\n", [[1, 2], [3, 4.5]]),
+        ("height,weight\n1,2\n3,4e3\n", [[1, 2], [3, 4000]]),
+        ('\ufeff"a b","c"\n"1","2"\n3,4\n', [[1, 2], [3, 4]]),
+    ],
+)
+def test_tables_are_read(tmp_path, text, expected):
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    np.testing.assert_array_equal(arrays.load(tmp_path / "x.csv"), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a,b\n1,2\n3,x\n", "'x'"), ("1,2\n3\n", "columns"), ("", "shape"), ("1;2\n3;4\n", "'3;4'")],
+)
+@pytest.mark.filterwarnings("ignore:loadtxt")
+def test_tables_of_anything_else_are_refused(tmp_path, text, words):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.csv") as error:
+        arrays.load(tmp_path / "x.csv")
+    assert words in str(error.value)
 
 
 def test_file_source_splits_without_overlap(tmp_path):
-    data = np.arange(40, dtype=np.float64).reshape(20, 2)
+    data = np.arange(40, dtype=np.float64).reshape(20, 2) + 0.25
     np.savez(tmp_path / "a.npz", samples=data)
     source = sources.vector_source(tmp_path / "a.npz", arrays.load(tmp_path / "a.npz"), 0.25, binary=False)
     assert source.shape == (2,)
@@ -98,7 +225,7 @@ def test_file_source_splits_without_overlap(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (np.array([[1.0, np.nan], [0.0, 1.0]]), "NaN or infinity, first in row 0"),
+        (np.array([[1.0, np.nan], [0.0, 1.0]]), "NaN or infinity, first in row 0, column 1"),
         (np.zeros(5), "shape (5,)"),
         (np.zeros((1, 2)), "N >= 2"),
         (np.array([["a", "b"], ["c", "d"]]), "real numbers"),

@@ -64,7 +64,7 @@ def test_what_is_out_of_range_is_clipped_and_real_numbers_are_not_rounded():
     np.testing.assert_array_equal(standard.invert(jnp.asarray([-100.0, 100.0])), [0, 255])
     real = standardization.of_pixels(0.25, 4.0, None)
     x = np.asarray([[0.1, -3.7]], np.float32)
-    np.testing.assert_allclose(real.invert(real.dequantize(KEY, x)), x, rtol=1e-6)
+    np.testing.assert_allclose(real.invert(real.spread(KEY, jnp.asarray(real.centres(x)))), x, rtol=1e-6)
 
 
 def test_constant_images_are_refused():
@@ -258,6 +258,7 @@ def test_bark_is_one_photograph_with_two_parts():
 @pytest.mark.parametrize("shape", [(20, 6, 6), (20, 6, 6, 3)])
 def test_arrays_of_images(tmp_path, dtype, shape):
     data = pixels(*shape).astype(dtype)
+    data = data if dtype == np.uint8 else data / 7
     np.save(tmp_path / "x.npy", data)
     config = config_lib.default()
     config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(tmp_path / "x.npy")})
@@ -307,6 +308,47 @@ def test_images_are_not_bits(tmp_path):
     )
     with pytest.raises(UserError, match="holds images"):
         experiment.open_source(config)
+
+
+def open_images(path, **changes):
+    config = config_lib.default()
+    fields = {f"data.{name}": value for name, value in changes.items()}
+    config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(path), **fields})
+    said = []
+    return experiment.open_source(config, report=said.append), said
+
+
+def test_real_images_keep_what_float32_would_lose(tmp_path):
+    data = 1e9 + RNG.normal(0, 1, (40, 4, 4, 1))
+    np.save(tmp_path / "x.npy", data)
+    source, said = open_images(tmp_path / "x.npy")
+    assert len(said) == 1
+    batch = next(source.supply.batches(0, 8))
+    x = np.asarray(source.supply.prepare(KEY, jnp.asarray(batch)))
+    assert x.dtype == np.float32
+    assert abs(x.std() - 1) < 0.3
+    np.testing.assert_allclose(
+        np.sort(source.train_examples(36).ravel()), np.sort(arrays.split(data, 0.1).train.ravel())
+    )
+    assert {round(v, 4) for v in source.standardization.invert(x).ravel()} <= {round(v, 4) for v in data.ravel()}
+
+
+def test_float_images_of_integers_are_pixels_or_dequantised_and_that_is_said(tmp_path):
+    np.save(tmp_path / "x.npy", pixels(20, 6, 6).astype(np.float32))
+    source, said = open_images(tmp_path / "x.npy")
+    assert source.standardization.levels == 256
+    assert "pixels hold integers only" in said[1]
+    source, _ = open_images(tmp_path / "x.npy", **{"file.integers": "real"})
+    assert source.standardization.levels is None
+    assert not source.standardization.step.any()
+    wide = RNG.integers(-5, 4096, (20, 6, 6)).astype(np.float64)
+    np.save(tmp_path / "x.npy", wide)
+    source, said = open_images(tmp_path / "x.npy")
+    assert (source.standardization.levels, len(said)) == (None, 2)
+    x = np.asarray(source.supply.prepare(KEY, jnp.asarray(next(source.supply.batches(0, 18)))), np.float64)
+    assert set(source.standardization.invert(x).ravel()) <= set(wide.ravel())
+    noise = x * source.standardization.scale + source.standardization.mean
+    assert 0.1 < (noise - np.floor(noise)).std() < 0.4
 
 
 def test_nan_in_images_is_named(tmp_path):
@@ -377,7 +419,7 @@ def test_datasets_that_need_more_to_be_prepared_name_the_extra(monkeypatch):
     def refuse(*_, **__):
         raise ImportError("No module named 'tensorflow'")
 
-    monkeypatch.setattr(tensorflow_datasets, "data_source", refuse)
+    monkeypatch.setattr(tensorflow_datasets, "builder", refuse)
     with pytest.raises(UserError, match=r"'mnist' is not prepared in .*: pip install -e '\.\[prepare\]'") as error:
         open_tfds()
     assert "\n" not in str(error.value)

@@ -136,7 +136,7 @@ def test_grey_images_may_lack_axes(shape, grey):
     found = observations.inpainting(examples(x), grey, PIXELS, "left")
     size = shape if shape == (12, 16) else (8, 8)
     assert found.y.shape == found.mask.shape == found.truth.shape == (5 if shape[0] == 5 else 1, *size, 1)
-    assert found.y.dtype == found.truth.dtype == np.float32
+    assert found.y.dtype == found.truth.dtype == np.float64
     assert found.mask.dtype == bool
     assert found.noise == 0
     np.testing.assert_array_equal(found.truth.ravel(), x.ravel())
@@ -210,7 +210,50 @@ def test_nan_is_for_what_is_hidden(points):
     )
     refused("holds nan at [0, 0]; finite", observations.denoising, examples(x), points, REALS, 0.1)
     x[1, 1] = 1e39  # not in float32
-    refused("holds inf at [1, 1]", observations.inpainting, examples(x), points, REALS, "left")
+    refused(
+        "holds 1e+39 at [1, 1]; the training data are too far away",
+        observations.inpainting,
+        examples(x),
+        points,
+        REALS,
+        "left",
+    )
+
+
+def test_observations_beside_constant_columns_and_of_integers():
+    """Three columns in the data's own units, of which the model sees two."""
+    model = build((2,))
+    standard = standardization.Standardization(
+        np.array([1.7e9, 3.0]), np.array([30.0, 2.0]), None, np.array([False, True]), {1: 14.62}
+    )
+    x = np.array([[1.7e9 + 31, 14.62, 4.0], [1.7e9 - 2, 14.62, 7.0]])
+    found = observations.inpainting(examples(x), model, standard, "left")
+    np.testing.assert_array_equal(found.truth, x)
+    np.testing.assert_array_equal(found.mask, np.array([[False, True, True]] * 2))
+    given = posterior_samples.evidence(model, standard, found)
+    np.testing.assert_allclose(given.mean, [[0, (4.5 - 3) / 2], [0, (7.5 - 3) / 2]], rtol=1e-6)
+    np.testing.assert_array_equal(given.variance, [[np.inf, 0]] * 2)
+    whole = observations.denoising(examples(x + np.array([3, 1, 0.5])), model, standard, 3.0)
+    given = posterior_samples.evidence(model, standard, whole)
+    np.testing.assert_allclose(given.mean[:, 0], [34 / 30, 1 / 30], rtol=1e-5)
+    np.testing.assert_allclose(given.variance, [[0.01, 2.25]] * 2, rtol=1e-6)
+
+    def refuse(words, column, value):
+        other = x.copy()
+        other[1, column] = value
+        refused(words, observations.inpainting, examples(other), model, standard, "left")
+
+    refuse("holds 15 at [1, 1]; all training data have 14.62 there", 1, 15.0)
+    refuse("holds 4.5 at [1, 2]; integers are needed", 2, 4.5)
+    refused("takes vectors: (3,)", observations.inpainting, examples(x[:, :2]), model, standard, "left")
+    refused(
+        "hides everything",
+        observations.inpainting,
+        examples(x, mask=np.array([False, True, False])),
+        model,
+        standard,
+        None,
+    )
 
 
 # --- Masks ---
@@ -386,7 +429,6 @@ def test_noise_is_added_where_asked(grey, points, strings):
     bits = observations.denoising(examples(np.ones((2000, 6))), strings, BITS, 0.1, add_noise=True)
     assert set(np.unique(bits.y)) == {0, 1}
     assert 1 - bits.y.mean() == pytest.approx(0.1, abs=5 * np.sqrt(0.09 / bits.y.size))
-    assert bits.y.dtype == np.float32
 
 
 def test_noise_that_does_not_fit_is_refused(grey, strings):
@@ -488,7 +530,7 @@ def test_results_hold_all_that_was_seen_and_drawn(tmp_path):
         np.testing.assert_array_equal(found["samples"], draws)
         np.testing.assert_allclose(found["mean"], draws.mean(1), rtol=1e-6)
         np.testing.assert_array_equal(found["mask"], mask)
-        assert found["mean"].dtype == np.float32
+        assert found["mean"].dtype == np.float64
     assert "truth" not in posterior_samples.arrays(of(truth)._replace(truth=None), Draws(draws, None, None))
 
 

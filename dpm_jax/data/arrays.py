@@ -1,4 +1,4 @@
-"""Vectors or images from a NumPy file: a user's own data, held in memory."""
+"""Vectors or images from a NumPy file, or vectors from a table of comma-separated values, held in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Split", "apart", "load", "split"]
+from dpm_jax.data.standardization import FARTHEST
+
+__all__ = ["Split", "apart", "integers", "load", "read_table", "split"]
+
+# Rows by which the middle of the data and their spread are found: quantiles need no more.
+_FOR_QUANTILES = 10_000
 
 
 class Split(NamedTuple):
@@ -20,19 +25,19 @@ class Split(NamedTuple):
 
 
 def load(path: str | Path) -> np.ndarray:
-    """Read a `.npy`, or the key `samples` of a `.npz` (as `sample.py` writes).
+    """Read a `.npy`, the key `samples` of a `.npz` (as `sample.py` writes), or a `.csv`.
 
     Returns:
-      [N, d] float64 vectors, or [N, H, W, C] images, uint8 (of integers) or float32 (of floats);
-      [N, H, W] becomes [N, H, W, 1].
+      [N, d] vectors, in the floating point type of the file (float64 if it holds integers);
+      or [N, H, W, C] images, uint8 of integers, and of floats in their own type; [N, H, W] becomes [N, H, W, 1].
 
     Raises:
       ValueError: if the file is missing or unreadable, is of no such shape with N >= 2, does not
-        hold numbers (for images: floats, or integers from 0 to 255), or holds NaN or infinity.
-        Pickled objects are refused.
+        hold numbers (for images: floats, or integers from 0 to 255), or holds NaN, infinity, or an outlier that
+        would leave the other values no room in float32; it names the first. Pickled objects are refused.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = read_table(path) if Path(path).suffix.lower() == ".csv" else np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded as archive:
                 if "samples" not in archive:
@@ -47,10 +52,38 @@ def load(path: str | Path) -> np.ndarray:
     if not (np.issubdtype(loaded.dtype, np.number) or loaded.dtype == bool) or np.iscomplexobj(loaded):
         raise ValueError(f"{path} holds {loaded.dtype}; real numbers are needed")
     if loaded.ndim > 2:
-        return _images(path, loaded)
-    data: np.ndarray = loaded.astype(np.float64)
-    _check_finite(path, data)
-    return data
+        loaded = _images(path, loaded)
+        if loaded.dtype == np.uint8:
+            return loaded
+    elif not np.issubdtype(loaded.dtype, np.floating):
+        loaded = loaded.astype(np.float64)
+    _check_finite(path, loaded)
+    _check_outliers(path, loaded)
+    return loaded
+
+
+def read_table(path: str | Path) -> np.ndarray:
+    """Read numbers separated by commas, one vector a line: [N, d] float64; a first line of names is left out.
+
+    Raises:
+      OSError: if the file is missing.
+      ValueError: if it holds anything else, naming row (from 0, without the names) and column.
+    """
+    with open(path, encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        return np.loadtxt(file, delimiter=",", ndmin=2, quotechar='"', skiprows=0 if _are_numbers(first) else 1)
+
+
+def _are_numbers(line: str) -> bool:
+    """Whether any cell is a number: a name beside numbers is an error to be told, not a line of names."""
+    for cell in line.split(","):
+        try:
+            float(cell.strip().strip('"'))
+        except ValueError:
+            continue
+        return True
+    return not line.strip()
 
 
 def _images(path: str | Path, loaded: np.ndarray) -> np.ndarray:
@@ -58,8 +91,6 @@ def _images(path: str | Path, loaded: np.ndarray) -> np.ndarray:
     if images.shape[-1] > 4:
         raise ValueError(f"{path} has shape {loaded.shape}, so {images.shape[-1]} channels; channels come last")
     if np.issubdtype(images.dtype, np.floating):
-        images = images.astype(np.float32)
-        _check_finite(path, images)
         return images
     if images.dtype == bool or images.min() < 0 or images.max() > 255:
         raise ValueError(f"{path} holds {images.dtype} images; give floats, or integers from 0 to 255")
@@ -67,9 +98,32 @@ def _images(path: str | Path, loaded: np.ndarray) -> np.ndarray:
 
 
 def _check_finite(path: str | Path, data: np.ndarray) -> None:
-    bad = ~np.isfinite(data.reshape(len(data), -1)).all(axis=1)
+    bad = ~np.isfinite(data)
     if bad.any():
-        raise ValueError(f"{path} holds NaN or infinity, first in row {int(np.argmax(bad))}")
+        raise ValueError(f"{path} holds NaN or infinity, first in {_place(np.argwhere(bad)[0])}")
+
+
+def _check_outliers(path: str | Path, data: np.ndarray) -> None:
+    """Refuse values at `FARTHEST` or more times the spread from the middle, of their column or of all pixels."""
+    columns = data if data.ndim == 2 else data.reshape(-1, 1)
+    some = columns[:: max(1, len(columns) // _FOR_QUANTILES)].astype(np.float64)
+    middle = np.median(some, axis=0)
+    # Where most values are one and the same, as in counts, that one says nothing of the spread.
+    apart = [column[column > 0] for column in np.abs(some - middle).T]
+    spread = np.array([np.median(column) if len(column) else np.inf for column in apart])
+    distance = np.maximum(columns.max(axis=0) - middle, middle - columns.min(axis=0))
+    for column in np.flatnonzero(distance > FARTHEST * spread):
+        row = int(np.argmax(np.abs(columns[:, column] - middle[column])))
+        place = _place(np.unravel_index(row * columns.shape[1] + int(column), data.shape))
+        raise ValueError(
+            f"{path} holds {columns[row, column]:g} in {place}, where most values lie within "
+            f"{spread[column]:.2g} of {middle[column]:.6g}; leave it out, or train on logarithms"
+        )
+
+
+def _place(index: np.ndarray | tuple[np.intp, ...]) -> str:
+    row, *rest = (int(i) for i in index)
+    return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, pixel {rest}"
 
 
 def split(data: np.ndarray, fraction: float) -> Split:
@@ -89,3 +143,8 @@ def apart(num: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     kept = min(max(round(fraction * num), 1), num - 1)
     order = np.random.RandomState(1).permutation(num)
     return np.sort(order[kept:]), np.sort(order[:kept])
+
+
+def integers(data: np.ndarray) -> np.ndarray:
+    """Find the columns of vectors [N, d] that hold integers only, bool [d]; of images, one bool for all pixels."""
+    return np.asarray((data == np.floor(data)).all(axis=0 if data.ndim == 2 else None))

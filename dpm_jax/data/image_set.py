@@ -15,7 +15,7 @@ __all__ = ["Collection", "ImageSet", "Labelled", "apart", "check_shapes", "colle
 # each is decoded when it is looked at.
 Collection = np.ndarray | Sequence[np.ndarray]
 
-# Where looking at an image may mean decoding it, so many are looked at for mean and variance.
+# Images that mean and variance are computed from, where looking at one may mean decoding it.
 _FOR_MOMENTS = 10_000
 # A single image gives at most one in so many of its rows to the comparison of checkpoints.
 _SPARED = 4
@@ -170,8 +170,10 @@ def crops(images: Collection, index: np.ndarray, place: np.ndarray, side: int | 
 
 
 def moments(images: Collection) -> tuple[float, float]:
-    """Mean and variance over all pixels and channels (of the first 10 000 images, where they are not in one array)."""
-    parts = [images] if isinstance(images, np.ndarray) else (images[i] for i in range(min(len(images), _FOR_MOMENTS)))
+    """Compute mean and variance over all pixels and channels; of 10 000 random images, where they are in no array."""
+    # Data sets are often sorted by class, so the first are like no others.
+    some = np.sort(np.random.RandomState(0).permutation(len(images))[:_FOR_MOMENTS])
+    parts = [images] if isinstance(images, np.ndarray) else (images[i] for i in some)
     count, mean, squares = 0, 0.0, 0.0
     for part in parts:
         part_mean = float(part.mean(dtype=np.float64))

@@ -139,13 +139,14 @@ def _standard_dead_leaves() -> Standardization:
     return Standardization(np.asarray(mean), np.asarray(std), 256)
 
 
-def image_source(images: ImageSet, validation: float = 0.0) -> Source:
+def image_source(images: ImageSet, validation: float = 0.0, integers: bool = False) -> Source:
     """Images in memory; see `image_set` and `stream`.
 
     Args:
-      images: to train on and to evaluate on.
+      images: to train on and to evaluate on: pixels, uint8; or floating point numbers, which are standardised here.
       validation: fraction of the former that checkpoints are compared on and that is not trained on, see
         `image_set.apart`.
+      integers: whether floating point numbers are integers to be dequantised.
 
     Raises:
       ValueError: if all pixels are the same, or fewer than 2 whole images are held out.
@@ -153,7 +154,13 @@ def image_source(images: ImageSet, validation: float = 0.0) -> Source:
     """
     if images.crop is None and len(images.held_out) < 2:
         raise ValueError(f"{len(images.held_out)} image is held out; a standard error needs at least 2")
-    standardization = of_pixels(*image_set.moments(images.train), images.levels)
+    standardization = of_pixels(*image_set.moments(images.train), images.levels, integers)
+    prepare: Callable[[Array, Array], Array] = standardization.dequantize
+    raw: Callable[[np.ndarray], np.ndarray] = np.asarray
+    if images.levels is None:
+        train, kept = (standardization.centres(np.asarray(part)) for part in (images.train, images.held_out))
+        images = images._replace(train=train, held_out=kept)
+        prepare, raw = standardization.spread, standardization.invert
 
     trained, validated = image_set.apart(images.train, validation, images.crop)
     images = images._replace(train=trained)
@@ -166,23 +173,31 @@ def image_source(images: ImageSet, validation: float = 0.0) -> Source:
     def some(part: image_set.Collection, key: Array, num: int) -> Array:
         choice_key, noise_key = jax.random.split(key)
         chosen = choose(part, np.random.default_rng(np.asarray(jax.random.key_data(choice_key))), num)
-        return standardization.dequantize(noise_key, chosen)
+        return prepare(noise_key, jnp.asarray(chosen))
 
     return Source(
         shape=images.shape,
         unit="bits/pixel",
-        supply=Stream(partial(stream.batches, images), standardization.dequantize),
+        supply=Stream(partial(stream.batches, images), prepare),
         held_out=partial(some, images.held_out),
         num_held_out=None if images.crop else len(images.held_out),
         standardization=standardization,
-        train_examples=lambda num: choose(images.train, np.random.default_rng(0), num),
+        train_examples=lambda num: raw(choose(images.train, np.random.default_rng(0), num)),
         validation=partial(some, validated),
         num_validation=None if images.crop else len(validated),
     )
 
 
-def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool, validation: float = 0.0) -> Source:
-    """Vectors [N, d] from a file, standardised coordinate by coordinate unless binary.
+def vector_source(
+    path: Path,
+    data: np.ndarray,
+    held_out: float,
+    binary: bool,
+    validation: float = 0.0,
+    integers: np.ndarray | bool = False,
+    leave_out: bool = False,
+) -> Source:
+    """Vectors [N, d] from a file, standardised column by column unless binary.
 
     Args:
       path: for messages.
@@ -191,25 +206,44 @@ def vector_source(path: Path, data: np.ndarray, held_out: float, binary: bool, v
       binary: whether the kernel wants bits; the file must then hold 0 and 1 alone.
       validation: fraction of the other rows that checkpoints are compared on and that is not trained on; all of them
         are for both if it is 0.
+      integers: [d] bool, the columns that are integers to be dequantised.
+      leave_out: whether columns that are constant are left out for the model, and put back into its samples.
 
     Raises:
-      ValueError: if bits are wanted and not there, or a coordinate is constant.
+      ValueError: if bits are wanted and not there, or a column is constant and not left out, or the rows kept back
+        differ from it there.
     """
     train, kept = arrays.split(data, held_out)
     if binary and not all(np.isin(part, (0, 1)).all() for part in (train, kept)):
         raise ValueError(f"{path} holds other values than 0 and 1, which kernel 'binomial' needs")
-    standardization = identity() if binary else fit(train)
+    try:
+        standardization = identity() if binary else fit(train, integers, leave_out)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for column, value in standardization.constants.items():
+        if not np.allclose(kept[:, column], value, rtol=1e-6, atol=0):
+            other = float(kept[np.argmax(np.abs(kept[:, column] - value)), column])
+            raise ValueError(f"{path}: column {column} is {value!r} in all rows to train on, and {other!r} in others")
     if len(kept) < 2:
         raise ValueError(f"{path} leaves {len(kept)} row to evaluate on; raise config.data.file.held_out")
-    train_rows, kept_rows = (jnp.asarray(standardization.apply(part)) for part in (train, kept))
+    train_rows, kept_rows = (jnp.asarray(standardization.centres(part)) for part in (train, kept))
     rows, validated = (train_rows[index] for index in arrays.apart(len(train_rows), validation))
+
+    def supply(key: Array, num: int) -> Array:
+        row_key, noise_key = jax.random.split(key)
+        return standardization.spread(noise_key, rows[jax.random.randint(row_key, (num,), 0, len(rows))])
+
+    def some(part: Array, key: Array, num: int) -> Array:
+        row_key, noise_key = jax.random.split(key)
+        return standardization.spread(noise_key, jax.random.permutation(row_key, part)[:num])
+
     return Source(
-        shape=train.shape[1:],
+        shape=rows.shape[1:],
         unit="bits/example",
-        supply=lambda key, num: rows[jax.random.randint(key, (num,), 0, len(rows))],
-        held_out=lambda key, num: jax.random.permutation(key, kept_rows)[:num],
+        supply=supply,
+        held_out=partial(some, kept_rows),
         num_held_out=len(kept),
         standardization=standardization,
-        validation=lambda key, num: jax.random.permutation(key, validated)[:num],
+        validation=partial(some, validated),
         num_validation=len(validated),
     )

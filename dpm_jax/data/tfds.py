@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from dpm_jax.data.image_set import Collection, ImageSet, Labelled, check_shapes, collect
 
-__all__ = ["load", "load_labelled"]
+__all__ = ["Download", "load", "load_labelled"]
+
+# Whether what is not prepared is downloaded: never; only into a folder that exists, which no mistyped one does; always.
+Download = Literal["never", "into_existing", "always"]
 
 _INSTALL = "pip install -e '.[data]'"
 
@@ -46,8 +49,10 @@ def load(
     data_dir: Path | None,
     crop: int | None,
     in_memory: bool,
+    download: Download = "never",
+    report: Callable[[str], None] = print,
 ) -> ImageSet:
-    """Both splits of a dataset; where it is not prepared yet, it is downloaded.
+    """Load both splits of a dataset.
 
     Args:
       name: "mnist", "cifar10", ..., with a config or version where wanted ("celeb_a_hq/64").
@@ -57,6 +62,8 @@ def load(
       data_dir: where datasets are prepared; None for TFDS_DATA_DIR, or the home folder's tensorflow_datasets.
       crop: side of random crops; None for whole images, which must then be of one size.
       in_memory: decode all images once, now; or each whenever it is needed.
+      download: what to do where the dataset is not prepared.
+      report: told before something is downloaded.
 
     Raises:
       ValueError: if the dataset, split or feature is not there, or can't be prepared, if the splits
@@ -78,7 +85,7 @@ def load(
         return decoding
 
     train_records, held_out_records = (
-        _open_split(tfds, name, split, data_dir) for split in (train_split, held_out_split)
+        _open_split(tfds, name, split, data_dir, download, report) for split in (train_split, held_out_split)
     )
     # Before anything is decoded, which takes seconds to minutes.
     if shared := _overlap(train_records, train_split, held_out_records, held_out_split):
@@ -91,7 +98,7 @@ def load(
 
 
 def load_labelled(name: str, feature: str, label: str, split: str, data_dir: Path | None) -> Labelled:
-    """One split of a dataset with its classes, decoded now; where it is not prepared yet, it is downloaded.
+    """Load one split of a dataset with its classes, decoded now.
 
     Args:
       name: as `load`.
@@ -105,7 +112,7 @@ def load_labelled(name: str, feature: str, label: str, split: str, data_dir: Pat
         are of several sizes.
     """
     tfds = _tfds()
-    records = _open_split(tfds, name, split, data_dir)
+    records = _open_split(tfds, name, split, data_dir, "never", print)
     _image_shape(tfds, name, records, feature)
     _check_feature(name, records, label, "class", tfds.features.ClassLabel)
     # Each record is decoded whole, so once for both.
@@ -124,10 +131,21 @@ def _tfds() -> Any:
     return tfds
 
 
-def _open_split(tfds: Any, name: str, split: str, data_dir: Path | None) -> Any:
+def _open_split(
+    tfds: Any, name: str, split: str, data_dir: Path | None, download: Download, report: Callable[[str], None]
+) -> Any:
     """The records of a split; what is wrong with it is a ValueError of one line."""
     try:
-        return tfds.data_source(name, split=split, data_dir=data_dir)
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not builder.is_prepared():
+            # Records of its default format have no random access.
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            _check_download(builder, download)
+            report(f"data: {builder.info.full_name} is not prepared yet; downloading it into {builder.data_path}")
+            builder.download_and_prepare()
+        return builder.as_data_source(split=split)
+    except _NotPreparedError:
+        raise
     except tfds.core.registered.DatasetNotFoundError:
         close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -141,6 +159,23 @@ def _open_split(tfds: Any, name: str, split: str, data_dir: Path | None) -> Any:
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"cannot open {name!r}, split {split!r}: {reason[:300]}") from error
+
+
+class _NotPreparedError(ValueError):
+    """A dataset that is not there, and is not to be downloaded."""
+
+
+def _check_download(builder: Any, download: Download) -> None:
+    name = builder.info.full_name
+    folder = Path(str(builder.data_path).removesuffix(name))
+    if download == "never":
+        raise _NotPreparedError(
+            f"{name} is not prepared in {folder}; correct --data_dir, or have train.py download it there"
+        )
+    if download == "into_existing" and not folder.is_dir():
+        raise _NotPreparedError(
+            f"{folder} does not exist; correct --data_dir, or give --download to make it and download {name} into it"
+        )
 
 
 def _check_feature(name: str, records: Any, feature: str, kind: str, of: type) -> Any:

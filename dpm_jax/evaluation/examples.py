@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpm_jax.data import folder
+from dpm_jax.data.arrays import read_table
 from dpm_jax.errors import UserError
 
 __all__ = ["Examples", "check_numbers", "load", "read"]
@@ -32,7 +33,7 @@ class Examples(NamedTuple):
 
 
 def read(path: str, flag: str) -> Examples:
-    """Examples of a `.npz` (keys `samples`, `mask` and `truth`, the last two if there), a `.npy`, or image files.
+    """Read examples from a `.npz` (keys `samples`; `mask` and `truth`, if there), a `.npy`, a `.csv`, or images.
 
     Args:
       path: of the file, or of a folder of images of one size.
@@ -51,7 +52,7 @@ def read(path: str, flag: str) -> Examples:
 
 
 def load(path: str, needed: str, name: str) -> dict[str, np.ndarray]:
-    """The arrays of a file by their keys, one of them `needed`; what has no keys is that one.
+    """Load the arrays of a file by their keys, one of them `needed`; a file without keys is that one.
 
     Args:
       path: as `read`.
@@ -64,8 +65,10 @@ def load(path: str, needed: str, name: str) -> dict[str, np.ndarray]:
     if not Path(path).exists():
         raise UserError(f"{name} does not exist")
     try:
+        if Path(path).suffix == ".csv":
+            return {needed: read_table(path)}
         if Path(path).suffix not in (".npz", ".npy"):
-            return {needed: _stack(folder.load(Path(path), "refuse"))}
+            return {needed: _stack(folder.load(Path(path), "refuse", report=print))}
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             return {needed: loaded}

@@ -123,6 +123,9 @@ def nearest_training(samples: np.ndarray, source: Source) -> Pairs | None:
     if source.train_examples is None:
         return None
     references = source.train_examples(min(_MAX_REFERENCES, _MAX_BYTES // samples[0].nbytes))
-    found = neighbours.nearest(samples, references)
-    scale = float(np.mean(source.standardization.scale)) * samples[0].size ** 0.5
+    # Pixels are compared as they are, real numbers in the model's units: their own may lie at any offset.
+    units = source.standardization
+    pixels = units.levels is not None
+    found = neighbours.nearest(*((samples, references) if pixels else map(units.centres, (samples, references))))
+    scale = (float(units.scale) if pixels else 1.0) * samples[0].size ** 0.5
     return Pairs(samples, references[found.indices[:, 0]], len(references), found.distances[:, 0] / scale)

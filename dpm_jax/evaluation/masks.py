@@ -78,7 +78,7 @@ def _number(value: str, kind: type[_Number], preset: str) -> _Number:
 
 
 def read(path: str) -> np.ndarray:
-    """A mask of a `.npy`, `.npz` (key `mask`) or images, as it is.
+    """Read a mask from a `.npy`, `.npz` (key `mask`), `.csv` or images, as it is.
 
     Raises:
       UserError: if there is none, or it can't be read.
@@ -89,7 +89,7 @@ def read(path: str) -> np.ndarray:
     mask = load(path, "mask", name)["mask"]
     check_numbers(mask, name)
     # Images: any of the channels.
-    return mask if Path(path).suffix in (".npz", ".npy") else mask.max(axis=-1, keepdims=True)
+    return mask if Path(path).suffix in (".npz", ".npy", ".csv") else mask.max(axis=-1, keepdims=True)
 
 
 def fit(mask: np.ndarray, num: int, shape: tuple[int, ...], name: str) -> np.ndarray:

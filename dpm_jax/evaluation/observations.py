@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpm_jax.data import Standardization
+from dpm_jax.data.standardization import FARTHEST
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks
 from dpm_jax.evaluation.examples import Examples
@@ -20,12 +21,12 @@ class Observations(NamedTuple):
     """Examples, seen in part or through noise, in the data's own units.
 
     Attributes:
-      y: [n, *shape] float32: pixels 0..255 (the integer itself, not the middle of its step), bits 0 and 1, points;
+      y: [n, *shape] float64: pixels 0..255 (the integer itself, not the middle of its step), bits 0 and 1, points;
         0 where not observed, so that nothing of the truth is in it.
       mask: [n, *shape] bool, True where observed.
       noise: standard deviation of the noise in the data's own units, 0 for none; of bits, the probability that
         one was flipped.
-      truth: [n, *shape] float32; None where it is not known.
+      truth: [n, *shape] float64; None where it is not known.
     """
 
     y: np.ndarray
@@ -37,10 +38,11 @@ class Observations(NamedTuple):
 # --- Checking against a model ---
 
 
-def _fit_shape(array: np.ndarray, experiment: Experiment, name: str) -> np.ndarray:
+def _fit_shape(array: np.ndarray, experiment: Experiment, standardization: Standardization, name: str) -> np.ndarray:
     """[n, *shape] of what may lack the batch axis or the axis of one channel."""
-    dims, channels = len(experiment.shape), experiment.shape[-1]
-    wanted = " x ".join(map(str, experiment.shape))
+    shape = standardization.raw_shape(experiment.shape)
+    dims, channels = len(shape), shape[-1]
+    wanted = " x ".join(map(str, shape))
     if dims == 1:
         batched = array[None] if array.ndim == 1 else array
         if batched.ndim != 2 or batched.shape[1] != channels:
@@ -62,19 +64,51 @@ def _fit_shape(array: np.ndarray, experiment: Experiment, name: str) -> np.ndarr
     return batched
 
 
-def _fit_values(array: np.ndarray, mask: np.ndarray, name: str, binary: bool, levels: int | None) -> np.ndarray:
-    """As float32, 0 where `mask` is False; what it holds elsewhere must be bits, pixels (if `levels`), or finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.where(mask, array, 0).astype(np.float32)
-    _refuse(~np.isfinite(values), values, name, "finite numbers are needed" + ("" if mask.all() else " where observed"))
+def _fit_values(
+    array: np.ndarray, mask: np.ndarray, name: str, binary: bool, standardization: Standardization, noisy: bool = False
+) -> np.ndarray:
+    """As float64, 0 where `mask` is False; refuse what, elsewhere, is not finite or no example without noise could be.
+
+    Args:
+      array: [n, *shape].
+      mask: [n, *shape].
+      name: of the array in messages.
+      binary: whether bits are wanted.
+      standardization: of the training data.
+      noisy: whether noise was added, which carries values between the integers and away from constants.
+    """
+    values = np.where(mask, array, 0).astype(np.float64)
+    whole = "" if mask.all() else " where observed"
+    _refuse(~np.isfinite(values), values, name, f"finite numbers are needed{whole}")
     if binary:
         _refuse((values != 0) & (values != 1), values, name, "bits are needed, 0 or 1")
-    elif levels is not None:
+        return values
+    levels = standardization.levels
+    if levels is not None and not noisy:
         if array.dtype == bool:
             raise UserError(f"{name} holds booleans; the model takes pixels, integers from 0 to {levels - 1}")
         outside = (values != np.round(values)) | (values < 0) | (values > levels - 1)
         _refuse(outside, values, name, f"the model takes pixels, integers from 0 to {levels - 1}")
+    seen = standardization.keep(np.arange(values.shape[-1]))
+    kept = standardization.keep(values)
+    _refuse_in(
+        seen,
+        np.abs(kept - standardization.mean) > FARTHEST * standardization.scale,
+        *(values, mask, name, "the training data are too far away for float32"),
+    )
+    if levels is None and not noisy:
+        _refuse_in(seen, standardization.integers & (kept != np.floor(kept)), values, mask, name, "integers are needed")
+        for column, value in standardization.constants.items():
+            other = ~np.isclose(values[..., [column]], value, rtol=1e-6, atol=0)
+            _refuse_in([column], other, values, mask, name, f"all training data have {value!r} there")
     return values
+
+
+def _refuse_in(columns: Any, bad: np.ndarray, values: np.ndarray, mask: np.ndarray, name: str, wanted: str) -> None:
+    """Refuse what is bad in some columns, where it is observed."""
+    whole = np.zeros(values.shape, bool)
+    whole[..., columns] = bad
+    _refuse(whole & mask, values, name, wanted)
 
 
 def _refuse(bad: np.ndarray, values: np.ndarray, name: str, wanted: str) -> None:
@@ -84,16 +118,16 @@ def _refuse(bad: np.ndarray, values: np.ndarray, name: str, wanted: str) -> None
 
 
 def _fit_truth(
-    examples: Examples, shape: tuple[int, ...], experiment: Experiment, levels: int | None
+    examples: Examples, shape: tuple[int, ...], experiment: Experiment, standardization: Standardization
 ) -> np.ndarray | None:
-    """The key `truth` as float32 of the observations' shape [n, *shape]."""
+    """The key `truth` as float64 of the observations' shape [n, *shape]."""
     if examples.truth is None:
         return None
     name = f"{examples.name}, key 'truth',"
-    truth = _fit_shape(examples.truth, experiment, name)
+    truth = _fit_shape(examples.truth, experiment, standardization, name)
     if truth.shape != shape:
         raise UserError(f"{name} has shape {examples.truth.shape}; that of the samples is {examples.samples.shape}")
-    return _fit_values(truth, np.ones(shape, bool), name, _binary(experiment), levels)
+    return _fit_values(truth, np.ones(shape, bool), name, _binary(experiment), standardization)
 
 
 def _binary(experiment: Experiment) -> bool:
@@ -126,8 +160,8 @@ def inpainting(
     Raises:
       UserError: if examples or mask do not fit the model, or nothing is observed, or nothing hidden.
     """
-    binary, levels = _binary(experiment), standardization.levels
-    samples = _fit_shape(examples.samples, experiment, examples.name)
+    binary = _binary(experiment)
+    samples = _fit_shape(examples.samples, experiment, standardization, examples.name)
     num, shape = len(samples), samples.shape[1:]
     whole = False
     if mask is None:
@@ -144,11 +178,11 @@ def inpainting(
     else:
         name = f"--mask: {mask}"
         observed = masks.fit(masks.read(mask), num, shape, name)
-    masks.check(observed, name)
-    y = _fit_values(samples, observed, examples.name, binary, levels)
-    truth = _fit_truth(examples, samples.shape, experiment, levels)
+    masks.check(standardization.keep(observed), name)
+    y = _fit_values(samples, observed, examples.name, binary, standardization)
+    truth = _fit_truth(examples, samples.shape, experiment, standardization)
     if truth is None and whole:
-        truth = _fit_values(samples, np.ones_like(observed), examples.name, binary, levels)
+        truth = _fit_values(samples, np.ones_like(observed), examples.name, binary, standardization)
     return Observations(y, observed, 0.0, truth)
 
 
@@ -184,14 +218,14 @@ def denoising(
         raise UserError(f"{examples.name} has a key 'mask'; what is seen in part is for --inpaint")
     if add_noise and examples.truth is not None:
         raise UserError(f"--add_noise: {examples.name} has a key 'truth', so it has noise already")
-    samples = _fit_shape(examples.samples, experiment, examples.name)
+    samples = _fit_shape(examples.samples, experiment, standardization, examples.name)
     observed = np.ones(samples.shape, bool)
     if add_noise:
-        truth = _fit_values(samples, observed, examples.name, binary, standardization.levels)
+        truth = _fit_values(samples, observed, examples.name, binary, standardization)
         return Observations(_add_noise(truth, noise, binary, seed), observed, noise, truth)
     # Noise carries pixels between the grey levels and out of their range.
-    y = _fit_values(samples, observed, examples.name, binary, levels=None)
-    return Observations(y, observed, noise, _fit_truth(examples, samples.shape, experiment, standardization.levels))
+    y = _fit_values(samples, observed, examples.name, binary, standardization, noisy=True)
+    return Observations(y, observed, noise, _fit_truth(examples, samples.shape, experiment, standardization))
 
 
 def _add_noise(x: np.ndarray, noise: float, binary: bool, seed: int) -> np.ndarray:
@@ -199,10 +233,6 @@ def _add_noise(x: np.ndarray, noise: float, binary: bool, seed: int) -> np.ndarr
     streams = [np.random.default_rng([seed, i]) for i in range(len(x))]
     if binary:
         flips = np.stack([rng.random(x.shape[1:]) < noise for rng in streams])
-        return np.where(flips, 1 - x, x).astype(np.float32)
-    return np.stack(
-        [
-            one + np.float32(noise) * rng.standard_normal(one.shape, np.float32)
-            for one, rng in zip(x, streams, strict=True)
-        ]
-    )
+        return np.where(flips, 1 - x, x)
+    normal = [rng.standard_normal(one.shape, np.float32) for one, rng in zip(x, streams, strict=True)]
+    return x + noise * np.stack(normal).astype(np.float64)

@@ -43,7 +43,7 @@ class Draws(NamedTuple):
     """Draws from n posteriors, N each.
 
     Attributes:
-      samples: [n, N, *shape] in the data's own units.
+      samples: [n, N, *shape] in the data's own units: float64, pixels uint8.
       log_evidence: [n] log-probability of each observation under the model, nats, in the model's
         units; None without particles.
       effective_size: [n] the least effective sample size on the way; None without particles.
@@ -66,15 +66,14 @@ def default_how(experiment: Experiment, observations: Observations, num_particle
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
     """The observations as evidence in the model's units, a law [n, *shape]; see `posterior`."""
-    y, mask = jnp.asarray(observations.y), jnp.asarray(observations.mask)
+    mask = jnp.asarray(standardization.keep(observations.mask))
+    y = jnp.asarray(standardization.centres(observations.y))
     if experiment.config.kernel == "binomial":
         noise = observations.noise
         odds = np.log((1 - noise) / noise) if noise > 0 else np.inf
         return Bernoulli(jnp.where(mask, jnp.where(y > 0.5, odds, -odds), 0.0))
-    variance = jnp.broadcast_to(jnp.square(observations.noise / jnp.asarray(standardization.scale)), y.shape)
-    return Normal(
-        jnp.where(mask, standardization.centres(y), 0.0), jnp.where(mask, variance, jnp.inf).astype(jnp.float32)
-    )
+    variance = jnp.asarray(np.square(observations.noise / standardization.scale), jnp.float32)
+    return Normal(jnp.where(mask, y, 0.0), jnp.where(mask, jnp.broadcast_to(variance, y.shape), jnp.inf))
 
 
 def draw(
@@ -108,7 +107,7 @@ def draw(
         raise UserError(f"--{error}") from None
     if plan.num_particles:
         return _with_particles(key, experiment, params, standardization, r, num, how, plan.num_particles)
-    kernel, shape = experiment.kernel, observations.y.shape[1:]
+    kernel, shape = experiment.kernel, jax.tree.leaves(r)[0].shape[1:]
     total = num * len(observations.y)
     # Chunks of one size are one program: the last is filled up with what is then thrown away.
     size = -(-total // -(-total // chunk_size(shape, 10_000)))
@@ -125,17 +124,17 @@ def draw(
                 jump_length=min(plan.jump_length, schedule.num_timesteps),
                 num_repeats=plan.num_repeats,
             )
-        return mesh.gather(standardization.invert(x))
+        return mesh.gather(x)
 
     parts = []
     for first in range(0, total, size):
         rows = jnp.minimum((first + jnp.arange(size)) // num, len(observations.y) - 1)
         chunk = jax.tree.map(lambda value, rows=rows: value[rows], r)
         parts.append(np.asarray(run(jax.random.fold_in(key, first), params, chunk)))
-    samples = np.concatenate(parts)[:total].reshape(-1, num, *shape)
-    if not np.isfinite(samples).all():
+    x = np.concatenate(parts)[:total].reshape(-1, num, *shape)
+    if not np.isfinite(x).all():
         raise UserError(f"--how: chains of '{how}' ran away from these observations; use another, or --num_particles")
-    return Draws(samples, None, None)
+    return Draws(standardization.invert(x), None, None)
 
 
 def _with_particles(
@@ -159,26 +158,26 @@ def _with_particles(
         num_timesteps = schedule.num_timesteps
         found = particles.sample(particles_key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
         drawn = particles.draw(draw_key, found, num)
-        return mesh.gather((standardization.invert(drawn[0]), found.log_evidence[0], found.effective_size.min()))
+        return mesh.gather((drawn[0], found.log_evidence[0], found.effective_size.min()))
 
     parts = [
         run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
         for i in range(len(jax.tree.leaves(r)[0]))
     ]
-    samples, log_evidence, effective = (np.stack([np.asarray(part[i]) for part in parts]) for i in range(3))
-    if not (np.isfinite(log_evidence).all() and np.isfinite(samples).all()):
+    x, log_evidence, effective = (np.stack([np.asarray(part[i]) for part in parts]) for i in range(3))
+    if not (np.isfinite(log_evidence).all() and np.isfinite(x).all()):
         lost = int(np.argmin(np.isfinite(log_evidence)))
         raise UserError(
             f"--num_particles: all {num_particles} lost observation {lost} with '{how}'; use more, or another --how"
         )
-    return Draws(samples, log_evidence, effective)
+    return Draws(standardization.invert(x), log_evidence, effective)
 
 
 def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
     """What is written, by key.
 
     Returns:
-      samples: the draws [n, N, *shape]; mean: of the N, [n, *shape] float32; observed: y, 0 where hidden;
+      samples: the draws [n, N, *shape]; mean: of the N, [n, *shape] float64; observed: y, 0 where hidden;
       mask; and truth, where known.
     """
     known = {} if observations.truth is None else {"truth": observations.truth}

@@ -49,8 +49,8 @@ class Report(NamedTuple):
       edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
       entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
         H_q(X_T | X_0), H_p(X_T), the edge entropies of equation 14.
-      discrete_bits_per_dim: upper bound on the code length of 8-bit pixels that K stands for, see `units`;
-        less is better; None unless the data are pixels.
+      discrete_bits_per_dim: upper bound on the code length of 8-bit pixels, or of integers, that K stands for, see
+        `units`; less is better; None unless all values are integers.
       discrete_stderr: its standard error.
       discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
         p(x_0 | x_1) given by the mass in each pixel's bin (`gaussian.bin_log_prob`).
@@ -132,7 +132,7 @@ def _discretized(
     lowest, highest = (float(standardization.centres(np.asarray(v))) for v in (0, levels - 1))
     width = (highest - lowest) / (levels - 1)
     edge = partial(gaussian.bin_log_prob, width=width, lowest=lowest, highest=highest)
-    centres = standardization.centres(standardization.invert(x_0))
+    centres = jnp.asarray(standardization.centres(standardization.invert(x_0)))
     result, _ = in_chunks(key, experiment, experiment.model, params, centres, edge)
     return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
 
@@ -178,11 +178,16 @@ def evaluate(
       step: optimizer steps taken, for the record.
 
     Raises:
-      UserError: as `check_examples`.
+      UserError: as `check_examples`, or if K of an example is not finite.
     """
     data_key, noise_key = jax.random.split(key)
     x_0 = source.held_out(data_key, check_examples(source, num_examples))
     result, per_step = in_chunks(noise_key, experiment, experiment.model, params, x_0, experiment.edge)
+    if lost := int(np.count_nonzero(~np.isfinite(result.k))):
+        raise UserError(
+            f"K of {lost} of {len(x_0)} held-out examples is not finite, so there is none to report; the training has "
+            "diverged, or these examples are far from what it saw"
+        )
     parts = num_parts(source.shape)
 
     def in_unit(nats: Array | np.ndarray) -> np.ndarray:
@@ -193,9 +198,10 @@ def evaluate(
     if source.log_prob is not None:
         gap = in_unit(jax.jit(source.log_prob)(x_0)) - k
     discrete = discretized = None
-    if source.standardization.levels is not None:
+    if source.standardization.step.all():
         k_nats = np.asarray(result.k, np.float64)
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
+    if source.standardization.levels is not None:
         discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
     ceiling = _ceiling(noise_key, experiment, experiment.model(params).schedule, source, x_0)
 
@@ -252,7 +258,7 @@ def table(report: Report) -> str:
         ("  H_q(X_1|X_0)", report.entropy_first_bits, None),
         ("  H_q(X_T|X_0)", report.entropy_last_bits, None),
         ("  H_p(X_T)", report.entropy_prior_bits, None),
-        ("bits/dim of the pixels, dequantised", report.discrete_bits_per_dim, report.discrete_stderr),
+        ("bits/dim of the pixels or integers, dequantised", report.discrete_bits_per_dim, report.discrete_stderr),
         ("bits/dim of the pixels, discretised decoder", report.discretized_bits_per_dim, report.discretized_stderr),
     ]
     lines = [f"{report.unit}, {report.num_examples} held-out examples, T = {report.num_timesteps}, step {report.step}"]

@@ -8,10 +8,11 @@ from jax import Array
 
 from dpm_jax import mesh, sampling
 from dpm_jax.data import Standardization
+from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.shapes import chunk_size
 
-__all__ = ["draw"]
+__all__ = ["draw", "in_data_units"]
 
 
 def draw(
@@ -23,7 +24,7 @@ def draw(
     shape: tuple[int, ...] | None = None,
     chunk: int | None = None,
 ) -> np.ndarray:
-    """Samples in the data's own units, [num, *shape].
+    """Draw samples in the data's own units, [num, *shape]: float64, pixels uint8.
 
     Args:
       key: PRNG key.
@@ -33,6 +34,9 @@ def draw(
       num: how many.
       shape: of one; that of the data if None. Convolutional networks draw at any size that their scales divide.
       chunk: how many at a time, with the same result; what fits in memory if None.
+
+    Raises:
+      UserError: if a sample is not finite.
     """
     shape = shape or experiment.shape
     chunk = chunk or chunk_size(shape, 10_000)
@@ -44,6 +48,21 @@ def draw(
         x = sampling.ancestral(
             key, experiment.kernel, reverse, num, shape, schedule.num_timesteps, chunk_size=chunk, start=start
         )
-        return mesh.gather(standardization.invert(x))
+        return mesh.gather(x)
 
-    return np.asarray(run(key, params))
+    return in_data_units(run(key, params), standardization)
+
+
+def in_data_units(x: Array, standardization: Standardization) -> np.ndarray:
+    """Bring samples [num, ...] from the model's units to the data's own.
+
+    Raises:
+      UserError: if a sample is not finite, saying how many are not.
+    """
+    finite = np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{np.count_nonzero(~finite)} of {len(x)} samples are not finite, so none are written; train longer or at "
+            "a lower learning rate, predict v or x_0 (config.reverse.prediction), or lower the last beta_t"
+        )
+    return standardization.invert(x)

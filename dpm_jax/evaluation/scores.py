@@ -98,8 +98,8 @@ def score(observations: Observations, draws: np.ndarray, binary: bool, levels: i
 
 
 def mean_of_draws(draws: np.ndarray) -> np.ndarray:
-    """Over the draws [n, N, *shape], float32."""
-    result: np.ndarray = draws.mean(axis=1, dtype=np.float64).astype(np.float32)
+    """Average over the draws [n, N, *shape], float64."""
+    result: np.ndarray = draws.mean(axis=1, dtype=np.float64)
     return result
 
 
