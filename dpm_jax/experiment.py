@@ -67,6 +67,10 @@ _START_RATE = 5.0
 # Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
 _MOST_LEFT = 0.5
 
+# The greatest factor by which an error of a predicted epsilon may enter x_{t-1}. It is 32 where beta_t is at most
+# 0.999, as in cosine schedules, and has no limit where one step erases all signal.
+_MOST_AMPLIFIED = 100.0
+
 _VECTOR_NETWORKS = ("time_mlp", "sigmoid_mlp", "rbf")
 _IMAGE_NETWORKS = ("multiscale", "unet")
 
@@ -331,7 +335,28 @@ def _schedule(config: ConfigDict) -> Schedule:
             f"config.schedule.{name}: after T = {config.num_timesteps} steps alpha_bar_T = {left:.2g} of the data is "
             "left, and the prior knows nothing of it; raise num_timesteps, or the betas"
         )
+    _check_amplification(config, schedule)
     return schedule
+
+
+def _check_amplification(config: ConfigDict, schedule: Schedule) -> None:
+    """Refuse predictions that are divided by a signal which one step erases.
+
+    The guess of x_0 is divided by sqrt(alpha_bar_t), so an error of a predicted epsilon or residual is
+    beta_t / (sqrt(1 - beta_t) sigma_t) times as large in the mean of x_{t-1}.
+    """
+    if config.kernel != "gaussian" or config.reverse.prediction not in ("epsilon", "residual"):
+        return
+    log_nsr = np.asarray(schedule.log_nsr[1:], np.float64)
+    log_left = np.logaddexp(0, log_nsr[:-1]) - np.logaddexp(0, log_nsr[1:])  # log(1 - beta_t), t = 2..T
+    factor = -np.expm1(log_left) / np.exp(log_left / 2) / np.sqrt(np.asarray(schedule.sigma2[2:], np.float64))
+    if factor.size and factor.max() > _MOST_AMPLIFIED:
+        t = 2 + int(factor.argmax())
+        raise UserError(
+            f"config.reverse.prediction: '{config.reverse.prediction}' is divided by the signal, of which step t = {t} "
+            f"of schedule '{config.schedule.name}' leaves 1 - beta_t = {math.exp(log_left[t - 2]):.1g}; use v or x_0, "
+            "or a schedule of smaller steps (more timesteps, less noise at the end)"
+        )
 
 
 def open_source(

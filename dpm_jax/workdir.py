@@ -144,7 +144,10 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
     if ours.constants != theirs.constants:
         raise UserError(f"{workdir}: was trained without the columns {theirs.constants}, now {ours.constants}")
     for name in ("mean", "scale"):
-        now, then = getattr(ours, name), getattr(theirs, name)
-        # A difference is as large as the model sees it.
-        if (np.abs(now - then) > _SAME * theirs.scale).any():
-            raise UserError(f"{workdir}: was trained on other data: their {name} was {then}, is {now}")
+        # As the model sees it.
+        apart = np.atleast_1d(np.abs(getattr(ours, name) - getattr(theirs, name)) / theirs.scale)
+        if (apart > _SAME).any():
+            where = f" in column {apart.argmax()}" if apart.size > 1 else ""
+            raise UserError(
+                f"{workdir}: was trained on other data: their {name} differs by {apart.max():.2g} of the scale{where}"
+            )

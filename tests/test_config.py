@@ -1,14 +1,16 @@
 """Configs: every shipped one is valid, and every wrong one is refused in one line."""
 
+import contextlib
 import importlib
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
 from dpm_jax import config as config_lib
-from dpm_jax import experiment
+from dpm_jax import experiment, predictions, schedules
 from dpm_jax.errors import UserError
 
 SHIPPED = {
@@ -131,6 +133,40 @@ def test_combinations_that_make_no_sense_are_refused(changes, words):
     with pytest.raises(UserError) as error:
         experiment.build(config, (2,))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "residual", "v", "x_0", "perturbation"])
+def test_a_prediction_that_is_divided_by_nothing_is_refused(prediction):
+    config = config_lib.default()
+    config.reverse.prediction, config.schedule.name = prediction, "cosine"
+    experiment.build(config, (2,))
+    config.schedule.cosine.beta_max = 0.9999999999
+    if prediction in ("epsilon", "residual"):
+        with pytest.raises(
+            UserError, match=rf"config\.reverse\.prediction: '{prediction}' .* step t = 100 .* = 1e-10; use v"
+        ):
+            experiment.build(config, (2,))
+    else:
+        experiment.build(config, (2,))
+
+
+@pytest.mark.parametrize("beta_max", [0.999, 0.99985, 0.99995])
+def test_errors_of_epsilon_are_refused_by_what_they_do_to_the_step_before(beta_max):
+    schedule = schedules.cosine(20, beta_max=beta_max)
+    x, t = jnp.zeros((19, 1)), jnp.arange(2, 21)
+    right, wrong = (
+        predictions.normal_reverse(
+            schedule, x, t, jnp.full((19, 1), error), prediction="epsilon", variance="small"
+        ).mean
+        for error in (0.0, 1.0)
+    )
+    amplified = float(jnp.abs(wrong - right).max())
+    assert (amplified > 100) == (beta_max > 0.9999)
+    config = config_lib.default()
+    config.num_timesteps, config.schedule.name, config.schedule.cosine.beta_max = 20, "cosine", beta_max
+    config.reverse.prediction = "epsilon"
+    with pytest.raises(UserError, match=r"config\.reverse") if amplified > 100 else contextlib.nullcontext():
+        experiment.build(config, (2,))
 
 
 def test_full_covariance_is_for_few_dimensions():

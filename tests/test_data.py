@@ -1,5 +1,6 @@
 """Data sources against quadrature, enumeration, and bad files."""
 
+import json
 import re
 
 import jax
@@ -10,8 +11,9 @@ import scipy.integrate
 import scipy.special
 
 from dpm_jax import config as config_lib
-from dpm_jax import experiment
+from dpm_jax import experiment, workdir
 from dpm_jax.data import arrays, heartbeat, sources, standardization, swiss_roll
+from dpm_jax.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -255,3 +257,53 @@ def test_bits_are_checked_for_the_binomial_kernel(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[0.0, 2.0], [1.0, 0.0]]))
     with pytest.raises(ValueError, match="other values than 0 and 1"):
         sources.vector_source(tmp_path / "x.npy", arrays.load(tmp_path / "x.npy"), 0.5, binary=True)
+
+
+# --- What a workdir remembers ---
+
+
+def vectors(path, raw):
+    np.save(path, raw)
+    return open_file(path, constant_columns="leave_out")[0]
+
+
+def test_data_are_compared_in_units_of_the_scale_and_described_once(tmp_path):
+    raw = np.random.default_rng(0).normal([1.7e9, 1e-3], [30, 1e-9], (500, 2))
+    config = config_lib.default()
+    workdir.claim(tmp_path / "run", config, vectors(tmp_path / "x.npy", raw))
+    before = (tmp_path / "run" / "data.json").read_bytes()
+    workdir.claim(tmp_path / "run", config, vectors(tmp_path / "x.npy", raw + np.array([1e-3, 1e-14])))
+    assert (tmp_path / "run" / "data.json").read_bytes() == before
+    for shift in ([30, 0], [0, 1e-9]):
+        with pytest.raises(UserError, match="trained on other data: their mean differs by"):
+            workdir.claim(tmp_path / "run", config, vectors(tmp_path / "x.npy", raw + np.array(shift)))
+    middle = arrays.split(raw, 0.1).train.mean(0)
+    with pytest.raises(UserError, match=r"their scale differs by 0\.0\d+ of the scale in column"):
+        workdir.claim(tmp_path / "run", config, vectors(tmp_path / "x.npy", middle + 1.01 * (raw - middle)))
+
+
+def test_what_was_left_out_and_what_are_integers_is_remembered(tmp_path):
+    raw = columns(np.full(1000, 14.62), np.arange(1000.0) % 7)
+    source = vectors(tmp_path / "x.npy", raw)
+    assert source.shape == (3,)
+    workdir.claim(tmp_path / "run", config_lib.default(), source)
+    description = workdir.read(tmp_path / "run")
+    assert description.shape == (3,)
+    x = source.held_out(KEY, 50)
+    samples = description.standardization.invert(x)
+    np.testing.assert_array_equal(samples, source.standardization.invert(x))
+    assert {tuple(row) for row in samples[:, 2:]} <= {tuple(row) for row in raw[:, 2:]}
+    real = open_file(tmp_path / "x.npy", constant_columns="leave_out", integers="real")[0]
+    with pytest.raises(UserError, match=r"other columns taken for integers: config\.data\.file\.integers"):
+        workdir.check_source(description, real, tmp_path / "run")
+    with pytest.raises(UserError, match=r"without the columns \{2: 14\.62\}, now \{2: 15\.0\}"):
+        workdir.check_source(
+            description, vectors(tmp_path / "x.npy", raw + np.array([0, 0, 0.38, 0])), tmp_path / "run"
+        )
+
+
+def test_an_older_config_takes_integers_for_real_numbers(tmp_path):
+    tree = config_lib.default().to_dict()
+    del tree["data"]["file"]["integers"], tree["data"]["file"]["constant_columns"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert config_lib.load(tmp_path / "config.json").data.file.integers == "real"

@@ -254,6 +254,7 @@ def test_pixels_are_remembered_by_the_workdir(tmp_path):
     description = workdir.read(tmp_path / "w")
     assert description.standardization.levels == 256
     np.testing.assert_array_equal(description.standardization.invert(jnp.asarray([[9.0, -9.0]])), [[255, 0]])
+    np.testing.assert_array_equal(description.standardization.mean, source.standardization.mean)
     real = source._replace(standardization=source.standardization._replace(levels=None))
     with pytest.raises(UserError, match="pixels"):
         workdir.check_source(description, real, tmp_path)

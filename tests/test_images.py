@@ -120,6 +120,26 @@ def test_moments_agree_with_numpy_however_images_are_held():
         assert variance == pytest.approx(images.var(), rel=1e-9)
 
 
+def test_moments_of_many_images_are_those_of_random_ones():
+    """Sorted by class, as data sets are: the first 10 000 are all black."""
+
+    class Sorted(list):
+        """Images that are decoded when they are looked at."""
+
+        looked_at = 0
+
+        def __getitem__(self, index):
+            self.looked_at += 1
+            return np.full((1, 1, 1), 255 * (index >= 10_000), np.uint8)
+
+    images = Sorted(range(20_000))
+    mean, variance = image_set.moments(images)
+    assert images.looked_at == 10_000
+    assert mean == pytest.approx(255 / 2, abs=5 * 255 / 2 / np.sqrt(10_000))
+    assert variance == pytest.approx(255**2 / 4, rel=0.01)
+    assert image_set.moments(images) == (mean, variance)
+
+
 def test_held_out_crops_have_no_end_and_whole_images_do():
     images = pixels(4, 12, 12, 1)
     whole = sources.image_source(ImageSet(images[:2], images[2:], None))
@@ -159,6 +179,48 @@ def test_folders_are_read_in_order_and_in_depth(photographs):
     assert all(image.shape == (20, 24, 1) and image.dtype == np.uint8 for _, image in images)
     assert open_folder(photographs).shape == (8, 8, 1)
     assert open_folder(photographs, **{"data.crop": 0, "data.folder.held_out": 0.5}).shape == (20, 24, 1)
+
+
+def test_links_are_followed_and_have_an_end(photographs, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    Image.fromarray(pixels(20, 24)).save(elsewhere / "a.png")
+    (elsewhere / "notes.txt").write_text("not an image")
+    (photographs / "more").symlink_to(elsewhere)
+    (photographs / "again").symlink_to(elsewhere)  # once is enough
+    (elsewhere / "up").symlink_to(photographs)
+    said = []
+    images = folder.load(photographs, "refuse", report=said.append)
+    assert [name for name, _ in images] == ["0.png", "1.png", "2.png", "again/a.png"]
+    assert said == [f"4 images from 4 of 5 files of {photographs}; left out 1 that are no images (.txt)"]
+    (photographs / "gone.png").symlink_to(photographs / "nowhere.png")
+    with pytest.raises(ValueError, match=r"cannot read .*gone\.png"):
+        folder.load(photographs, "refuse")
+    with pytest.warns(UserWarning, match="skipped"):
+        assert len(folder.load(photographs, "skip", report=said.append)) == 4
+    assert "left out 1 that cannot be read and 1 that are no images" in said[1]
+
+
+def test_every_frame_is_an_image_in_every_format(tmp_path):
+    frames = [Image.fromarray(image) for image in pixels(3, 16, 16)]
+    for name in ("a.gif", "b.tiff", "c.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "d.tga")
+    frames[0].save(tmp_path / "e.jp2", irreversible=False)
+    images = folder.load(tmp_path, "refuse")
+    several = [f"{name}{number}" for name in ("a.gif", "b.tiff", "c.png") for number in ("", "[1]", "[2]")]
+    assert [name for name, _ in images] == [*several, "d.tga", "e.jp2"]
+    for i, (name, image) in enumerate(images):
+        expected = frames[i % 3] if i < 9 else frames[0]
+        np.testing.assert_array_equal(image, np.asarray(expected)[..., None], err_msg=name)
+    colours = [Image.fromarray(image) for image in pixels(2, 16, 16, 3)]
+    colours[0].save(tmp_path / "f.webp", save_all=True, append_images=colours[1:], lossless=True)
+    np.testing.assert_array_equal([image for _, image in folder.load(tmp_path / "f.webp", "refuse")], colours)
+
+
+def test_previews_are_no_images(tmp_path):
+    whole, preview = Image.fromarray(pixels(16, 16, 3)), Image.fromarray(pixels(8, 8, 3))
+    whole.save(tmp_path / "photograph.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert [image.shape for _, image in folder.load(tmp_path, "refuse")] == [(16, 16, 3)]
 
 
 def test_colours_and_palettes(tmp_path):
@@ -423,6 +485,39 @@ def test_datasets_that_need_more_to_be_prepared_name_the_extra(monkeypatch):
     with pytest.raises(UserError, match=r"'mnist' is not prepared in .*: pip install -e '\.\[prepare\]'") as error:
         open_tfds()
     assert "\n" not in str(error.value)
+
+
+def open_mnist(where, **options):
+    config = config_lib.default()
+    config.update_from_flattened_dict({"data.name": "tfds", "network.name": "unet"})
+    return experiment.open_source(config, str(where), **options)
+
+
+def test_a_mistyped_folder_is_neither_made_nor_filled(tmp_path, monkeypatch):
+    dataset_builder = pytest.importorskip("tensorflow_datasets").core.dataset_builder
+    asked = []
+
+    def download(builder, **_):
+        asked.append(str(builder.data_path))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(dataset_builder.DatasetBuilder, "download_and_prepare", download)
+    mistyped = tmp_path / "dtaa"
+    for where in (mistyped, tmp_path):
+        with pytest.raises(
+            UserError, match=rf"mnist/\S+ is not prepared in {where}; correct --data_dir, or have train"
+        ):
+            open_mnist(where)
+    with pytest.raises(UserError, match=rf"{mistyped} does not exist; correct --data_dir, or give --download"):
+        open_mnist(mistyped, download="into_existing")
+    assert not mistyped.exists()
+    assert not asked
+    for where, how in ((tmp_path, "into_existing"), (mistyped, "always")):
+        said = []
+        with pytest.raises(UserError, match="no network here"):
+            open_mnist(where, download=how, report=said.append)
+        assert asked.pop().startswith(f"{where}/mnist/")
+        assert f"downloading it into {where}/mnist/" in said[0]
 
 
 def test_tfds_missing_names_the_extra(monkeypatch):

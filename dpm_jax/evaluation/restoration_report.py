@@ -11,6 +11,7 @@ from jax import Array
 
 from dpm_jax import mesh
 from dpm_jax.data import Source
+from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.shapes import chunk_size
 
@@ -57,6 +58,7 @@ def evaluate(
 
     Raises:
       ValueError: if the experiment is not cold.
+      UserError: if a restoration is not finite.
     """
     parts = experiment.cold
     if parts is None:
@@ -81,6 +83,11 @@ def evaluate(
     chunks = [range(first, min(first + size, len(x_0))) for first in range(0, len(x_0), size)]
     found = [errors(params, jnp.asarray(x_0[list(rows)]), jnp.asarray(rows)) for rows in chunks]
     degraded, restored = (np.concatenate([np.asarray(part[i], np.float64) for part in found], 1) for i in range(2))
+    if lost := int(np.count_nonzero(~np.isfinite(restored).all(axis=0))):
+        raise UserError(
+            f"restorations of {lost} of {len(x_0)} held-out images are not finite, so there is nothing to report; the "
+            "training has diverged"
+        )
     return RestorationReport(
         t=list(range(1, num_timesteps + 1)),
         degraded=degraded.mean(1).tolist(),
