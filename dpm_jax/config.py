@@ -56,7 +56,7 @@ CHOICES = {
 }
 
 # What was done before there was the field, where that is not the default.
-_BEFORE = {"data.file.integers": "real"}
+_BEFORE = {"data.file.integers": "real", "data.validation": 0.0}
 
 # Intervals as in mathematics: a bracket belongs, a parenthesis does not.
 RANGES = {
