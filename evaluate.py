@@ -88,7 +88,7 @@ def _of_likelihood(
             respacing_key, built, params, source, num_examples, table_examples, step
         )
         print(respacing_report.table(short))
-        respacing_report.write(short, where / "respacing.json")
+        storage.write_json(where / "respacing.json", short)
         plots.save(figures.of_respacing(short), where / "respacing.png")
         short_chains.save(costs, where / "respacing.npz", step)
         written += [f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
@@ -119,7 +119,7 @@ def main() -> None:
             parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
             print(images.parzen_table(parzen))
             sections["parzen"] = parzen.asdict()
-        report.write(sections, out / "evaluation.json")
+        storage.write_json(out / "evaluation.json", sections)
     print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
 
 

@@ -86,7 +86,7 @@ def main() -> None:
 
 def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Figure]) -> None:
     with storage.Staged(where) as staged, MetricsWriter(where, step) as metrics:
-        report.write(sections, staged.folder / "evaluation.json")
+        storage.write_json(staged.folder / "evaluation.json", sections)
         if "bound_bits" in sections:
             metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
         for figure_name, figure in drawn.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -433,8 +434,12 @@ def _plain(value: Any) -> Any:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    """Write as JSON, whole or not at all."""
-    storage.write_text(path, config.to_json_best_effort(indent=2) + "\n")
+    """Write as strict JSON, whole or not at all; a number without limit is null.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    storage.write_json(path, config.copy_and_resolve_references().to_dict(), indent=2)
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
@@ -466,7 +471,9 @@ def load(path: Path) -> ConfigDict:
     for field in present:
         if field not in known:
             raise UserError(f"{path}: {nearest_field(field)}")
+    # JSON has no infinity: `save` writes null.
+    unlimited = {name: math.inf for name, value in present.items() if value is None and isinstance(known[name], float)}
     with config.ignore_type():
-        config.update_from_flattened_dict(_BEFORE | present)
+        config.update_from_flattened_dict(_BEFORE | present | unlimited)
     check(config)
     return config

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, write_text
+from dpm_jax.storage import is_remote, write_json
 
 __all__ = ["Description", "alone", "check_source", "claim", "read"]
 
@@ -47,13 +47,9 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
         check_source(read(workdir), source, workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_text(workdir / "data.json", json.dumps(_described(source)) + "\n")
-        config_lib.save(config, path)
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+    if not path.exists():
+        write_json(workdir / "data.json", _described(source), indent=None)
+    config_lib.save(config, path)
 
 
 def _described(source: Source) -> dict[str, Any]:

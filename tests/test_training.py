@@ -1,5 +1,7 @@
 """The train step: what it computes, that it is one program, and that it goes on exactly where it stopped."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from dpm_jax import config as config_lib
 from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
+from dpm_jax.training import checkpoints as checkpoints_lib
 from dpm_jax.training import feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
@@ -285,13 +288,87 @@ def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
         loop.load_params(built, tmp_path)
     loop.train(built, source, tmp_path)
     other, _ = small(network__time_mlp__features=(17,))
-    with pytest.raises(UserError, match="damaged or of another model"):
+    with pytest.raises(UserError, match="of another model or optimizer: it holds"):
         loop.load_params(other, tmp_path)
     for file in (tmp_path / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged"):
         loop.load_params(built, tmp_path)
+
+
+def checkpoint_folders(path):
+    return sorted(folder.name for folder in (path / "checkpoints").iterdir() if folder.is_dir())
+
+
+def files_of(path, step_number):
+    folder = path / "checkpoints" / str(step_number)
+    return sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size)
+
+
+@pytest.mark.parametrize("how", ["cut", "flip", "remove"])
+def test_damage_to_any_file_of_the_arrays_is_found_and_nothing_is_printed(tmp_path, how, capfd):
+    tree = {"a": jnp.arange(3000.0), "b": jnp.zeros((), jnp.int32)}
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        for step_number in (10, 20):
+            checkpoints.save(step_number, tree, 0.0)
+    num = 0
+    for number, file in enumerate(files_of(tmp_path / "whole", 20)):
+        where = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", where)
+        damaged, content = where / file.relative_to(tmp_path / "whole"), bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        if how == "remove":
+            damaged.unlink()
+        else:
+            damaged.write_bytes(content if how == "flip" else content[: len(content) // 2])
+        said = []
+        with Checkpoints(where, report=said.append) as checkpoints:
+            same(checkpoints.restore(tree), tree)
+        # The folder's other files are Orbax's notes; without checksums, a checkpoint is one of an older version.
+        if damaged.parent.name != "20" or (damaged.name == "checksums.json" and how != "remove"):
+            assert f"20: damaged: {damaged.relative_to(where / 'checkpoints' / '20')}" in said[0]
+            assert checkpoint_folders(where) == ["10", "20.damaged"]
+            num += 1
+        else:
+            assert (said, checkpoint_folders(where)) == ([], ["10", "20"])
+    assert num > 5
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(13, "denied"), OSError("503: try later"), ValueError("?")]
+)
+def test_what_cannot_be_read_just_now_is_tried_again_and_is_no_damage(tmp_path, error, monkeypatch):
+    tree = {"a": jnp.arange(3.0)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step_number in (10, 20):
+            checkpoints.save(step_number, tree, 0.0)
+    times = []
+    monkeypatch.setattr(checkpoints_lib, "sleep", times.append)
+
+    def failing(function, num):
+        def call(*arguments, **more):
+            if len(times) < num:
+                raise error
+            return function(*arguments, **more)
+
+        return call
+
+    for owner, name in ((checkpoints_lib.ocp.CheckpointManager, "restore"), (checkpoints_lib.checksums, "damage")):
+        for num in (2, 9):
+            said = []
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, name, failing(getattr(owner, name), num))
+                with Checkpoints(tmp_path, report=said.append) as checkpoints:
+                    if num == 2:
+                        same(checkpoints.restore(tree), tree)
+                    else:
+                        with pytest.raises(UserError, match=r"20: cannot be read: .*; it is left as it is") as told:
+                            checkpoints.restore(tree)
+                        assert len(str(told.value).splitlines()) == 1
+            assert (len(times), said, checkpoint_folders(tmp_path)) == (2, [], ["10", "20"])
+            times.clear()
 
 
 def test_metrics_after_the_resumed_step_are_dropped(tmp_path):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,7 @@ from dpm_jax.shapes import chunk_size
 from dpm_jax.types import Model
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
-__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table", "write"]
+__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table"]
 
 # Examples at a time, of small ones.
 _CHUNK = 4096
@@ -266,15 +264,3 @@ def table(report: Report) -> str:
         if value is not None:
             lines.append(f"  {name:<48} {value:>10.4f}" + ("" if stderr is None else f" +- {stderr:.4f}"))
     return "\n".join(lines)
-
-
-def write(sections: dict[str, Any], path: Path) -> None:
-    """Write `evaluation.json`: the fields of this report or another, and what stands beside them.
-
-    Raises:
-      UserError: if the file can't be written.
-    """
-    try:
-        path.write_text(json.dumps(sections, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
