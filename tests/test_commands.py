@@ -263,7 +263,7 @@ def test_a_folder_that_is_no_workdir_is_refused(script, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     flags = [*QUICK, "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_steps=0"]
     done = run("train.py", f"--workdir={tmp_path / 'run'}", *flags, "--config.train.steps=500")
-    refused(done, "not finite at step", "no checkpoint was made")
+    refused(done, "not finite at step", "there is no checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(built, source, tmp_path)
     again = loop.train(built, source, tmp_path)
     same(first, again)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    loop.train(built, source, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
     same(loop.load_params(built, tmp_path), first[:2])
 
@@ -280,6 +283,57 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     same(after._replace(step=state.step, skipped=state.skipped), state)
     assert (int(after.step), int(after.skipped), int(progress.num_skipped)) == (7, 2, 2)
     assert int(after.num_updates) == 5
+
+
+def poisoned(built, source, *steps):
+    """The source, with batches that are not finite at these steps, counted from 0: a batch is known by its key."""
+    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
+    keys = [jax.random.split(jax.random.fold_in(train_key, number))[0] for number in steps]
+    bad = jnp.stack([jax.random.key_data(key)[0] for key in keys])
+
+    def supply(key, num):
+        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
+
+    return source._replace(supply=supply)
+
+
+def test_a_run_whose_last_steps_are_skipped_is_finished(tmp_path):
+    built, source = small(train__steps=40, train__max_skipped=3)
+    found = loop.train(built, poisoned(built, source, 38, 39), tmp_path)
+    saved = loop.load_params(built, tmp_path)
+    same(saved, found[:2])
+    assert saved[0] == 40
+    # The parameters are those of the last good step.
+    shorter, _ = run_steps_of(built, source)(step.init(built), 38)
+    same(saved[1], step.averaged_params(built, shorter))
+    same(loop.train(built, source, tmp_path), found)
+
+
+def test_told_to_stop_after_a_skipped_step_it_saves(tmp_path, monkeypatch):
+    built, source = small()
+    monkeypatch.setattr(loop.StopSignal, "asked", lambda _: True)
+    found = loop.train(built, poisoned(built, source, 0), tmp_path)
+    # The first dispatch is of one step, the skipped one.
+    assert (found.step, found.stopped) == (1, True)
+    assert loop.load_params(built, tmp_path)[0] == 1
+
+
+def test_logging_asks_nothing_of_the_device_and_reads_once(tmp_path, monkeypatch):
+    built, source = small(train__steps=20, train__log_every=5)
+    finish, get, reads = loop._Log.finish_last, jax.device_get, []
+
+    def guarded(*arguments):
+        with jax.transfer_guard("disallow"):
+            finish(*arguments)
+
+    monkeypatch.setattr(loop._Log, "finish_last", guarded)
+    monkeypatch.setattr(loop.jax, "device_get", lambda tree: reads.append(0) or get(tree))
+    loop.train(built, source, tmp_path)
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert len(reads) == 5  # of the first step, and of four dispatches
+    expected = [float(built.learning_rate(number)) for number in (5, 10, 15, 20)]
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
 
 
 def test_missing_and_damaged_checkpoints_are_refused(tmp_path):

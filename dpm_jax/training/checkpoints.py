@@ -157,6 +157,11 @@ class Checkpoints:
         """Return the validation losses of a checkpoint, one a round; none where they are not known."""
         return self._record.losses(step)
 
+    def kept(self) -> str:
+        """Return in words which checkpoint there is to go on from."""
+        step = self.latest()
+        return "there is no checkpoint" if step is None else f"the checkpoint of step {step} is kept"
+
     def save(self, step: int, tree: Any, losses: float | Sequence[float]) -> None:
         """Save a pytree of arrays as the checkpoint of `step`; does nothing if that step is saved already.
 
