@@ -21,13 +21,16 @@ from dpm_jax.errors import UserError
 
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
 
-# Fields that may differ between a run and its resumption: how long, and how often things are written.
+# Fields that may differ between a run and its resumption: how long, how often things are written, where and how things
+# are computed. So may those of a choice that is not the one that is named, as `network.unet` of an MLP.
 RESUMABLE = {
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_every",
     "train.max_skipped",
+    "data.tfds.in_memory",
+    "network.unet.remat",
     "mesh.data",
     "mesh.fsdp",
     "evaluate.num_examples",
@@ -423,10 +426,21 @@ def _check_network(config: ConfigDict) -> None:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Fields, other than those that may change on resumption, in which two configs differ: 'field: old, now new'."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    fields = [f for f in {**before, **after} if f not in RESUMABLE]
+    fields = [f for f in {**before, **after} if f not in RESUMABLE and (_used(f, before) or _used(f, after))]
     return [
         f"{f}: {before.get(f)}, now {after.get(f)}" for f in fields if _plain(before.get(f)) != _plain(after.get(f))
     ]
+
+
+def _used(field: str, values: dict[str, Any]) -> bool:
+    """Return whether a field changes anything: those of a choice do, where it is the one that is named."""
+    parts = field.split(".")
+    for i in range(1, len(parts) - 1):
+        section, choice = ".".join(parts[:i]), parts[i]
+        # A section with a name of its own, as optimizer.decay, is no choice.
+        if f"{section}.name" in values and f"{section}.{choice}.name" not in values:
+            return bool(values[f"{section}.name"] == choice)
+    return parts[0] != "cold" or values["kernel"] == "cold"
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from dpm_jax import bound, gaussian, mesh, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.progress import bar
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import chunk_size
 from dpm_jax.types import Model
@@ -116,7 +117,12 @@ def in_chunks(
     # Chunks of one size are one program; where none divides evenly, there are two.
     num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = [chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
+    parts = []
+    with bar("evaluating", len(x_0), "example") as shown:
+        for i, chunk in enumerate(chunks):
+            part = chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk))
+            parts.append(jax.block_until_ready(part))
+            shown.update(len(chunk))
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
     return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
