@@ -68,12 +68,13 @@ def main() -> None:
         decided_by_first(take)
         print(f"{path.stem}: writing to {where}")
         print(summary(built))
+        newest = loop.newest_step(where) or 0
+        if newest >= config.train.steps and decided_by_first(lambda: workdir.evaluated(where) == newest):
+            print(f"step {newest} is trained and evaluated already; evaluate.py evaluates it in other ways")
+            return
         step, params, stopped = loop.train(built, source, where, profile=profile)
         if stopped:
             print(f"told to stop: saved step {step} of {config.train.steps}; the same command goes on from there")
-            return
-        if decided_by_first(lambda: workdir.evaluated(where) == step):
-            print(f"step {step} is trained and evaluated already; evaluate.py evaluates it in other ways")
             return
         key = jax.random.key(config.seed + 1)
         evaluate = _of_likelihood if built.cold is None else _of_restoration

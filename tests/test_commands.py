@@ -34,11 +34,8 @@ def run(script, *arguments, cwd=ROOT):
 
 def refused(done, *words):
     """Exit code 2 and one line on stderr, naming what was wrong."""
-    lines = [
-        line
-        for line in done.stderr.splitlines()
-        if line.strip() and not line.startswith(("training:", "evaluating:", "sampling:"))
-    ]
+    bars = ("training:", "evaluating:", "sampling:")
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(bars)]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert lines[-1].startswith("error: ")
