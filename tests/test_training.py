@@ -320,18 +320,22 @@ def test_told_to_stop_after_a_skipped_step_it_saves(tmp_path, monkeypatch):
 
 def test_logging_asks_nothing_of_the_device_and_reads_once(tmp_path, monkeypatch):
     built, source = small(train__steps=20, train__log_every=5)
-    finish, get, reads = loop._Log.finish_last, jax.device_get, []
+    finish, get, reads, counts = loop._Log.finish_last, jax.device_get, [], []
 
     def guarded(*arguments):
+        reads.clear()
         with jax.transfer_guard("disallow"):
             finish(*arguments)
+        counts.append(len(reads))
 
     monkeypatch.setattr(loop._Log, "finish_last", guarded)
     monkeypatch.setattr(loop.jax, "device_get", lambda tree: reads.append(0) or get(tree))
     loop.train(built, source, tmp_path)
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    assert len(reads) == 5  # of the first step, and of four dispatches
+    # One where there is something to tell: of the first step, and of four dispatches.
+    assert max(counts) == 1
+    assert sum(counts) == 5
     expected = [float(built.learning_rate(number)) for number in (5, 10, 15, 20)]
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
 
