@@ -4,11 +4,13 @@
   python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
   python evaluate.py --workdir=runs/swiss_roll --respacing
 
-Writes evaluation.json, evaluation.png and likelihood.png into the workdir; with --respacing, respacing.json,
+Writes evaluation.json, evaluation.png and likelihood.png into the workdir, of another checkpoint than the newest into
+its folder step_STEP; with --respacing, respacing.json,
 respacing.png and respacing.npz, too, by which sample.py --spacing=optimal finds the best times. A cold model
 has no likelihood; of it, evaluation.json and evaluation.png say how well it restores.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from dpm_jax.evaluation import (
     short_chains,
 )
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.processes import decided_by_first, together
 from dpm_jax.training import loop
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
@@ -88,7 +91,7 @@ def _of_likelihood(
             respacing_key, built, params, source, num_examples, table_examples, step
         )
         print(respacing_report.table(short))
-        respacing_report.write(short, where / "respacing.json")
+        storage.write_json(where / "respacing.json", short)
         plots.save(figures.of_respacing(short), where / "respacing.png")
         short_chains.save(costs, where / "respacing.npz", step)
         written += [f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
@@ -96,30 +99,34 @@ def _of_likelihood(
 
 
 def main() -> None:
-    which = _CHECKPOINT()
-    where = storage.folder(_WORKDIR.value)
-    description = workdir.read(where)
-    config = description.config
-    num_examples = config.evaluate.num_examples if _NUM_EXAMPLES.value is None else _NUM_EXAMPLES.value
-    if num_examples < 2:
-        raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
-    _check_flags(config.kernel == "cold")
-    source = experiment.open_source(config, _DATA_DIR.value)
-    workdir.check_source(description, source, where)
-    if _PARZEN.value:
-        images.check_parzen(source, _PARZEN_SAMPLES.value)
-    built = experiment.build(config, description.shape)
+    with together():
+        which = _CHECKPOINT()
+        where = storage.folder(_WORKDIR.value)
+        description = workdir.read(where)
+        config = description.config
+        num_examples = config.evaluate.num_examples if _NUM_EXAMPLES.value is None else _NUM_EXAMPLES.value
+        if num_examples < 2:
+            raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
+        _check_flags(config.kernel == "cold")
+        source = experiment.open_source(config, _DATA_DIR.value)
+        workdir.check_source(description, source, where)
+        if _PARZEN.value:
+            images.check_parzen(source, _PARZEN_SAMPLES.value)
+        built = experiment.build(config, description.shape)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration
-    with mesh.over_all_devices(), cli.outputs(where) as out:
+    with mesh.over_all_devices(), ExitStack() as context:
         step, params = loop.load_params(built, where, which=which)
+        newest = which == "newest" or loop.newest_step(where) == step
+        where = storage.folder(decided_by_first(lambda: str(workdir.results(where, step, newest))))
+        out = context.enter_context(cli.outputs(where))
         sections, written = evaluate(eval_key, built, params, source, num_examples, step, out)
         if _PARZEN.value:
             parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
             print(images.parzen_table(parzen))
             sections["parzen"] = parzen.asdict()
-        report.write(sections, out / "evaluation.json")
+        storage.write_json(out / "evaluation.json", sections)
     print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
 
 

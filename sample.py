@@ -24,6 +24,7 @@ from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, samp
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
+from dpm_jax.processes import together
 from dpm_jax.training import loop
 from dpm_jax.units import bits
 
@@ -151,7 +152,8 @@ def _short(
     if _NUM_STEPS.value is not None:
         spacing: Any = _SPACING.value
         num_timesteps = description.config.num_timesteps
-        times = short_chains.times(spacing, _NUM_STEPS.value, num_timesteps, where / "respacing.npz", step)
+        folder = where / f"step_{step}" if (where / f"step_{step}").exists() else where
+        times = short_chains.times(spacing, _NUM_STEPS.value, num_timesteps, folder / "respacing.npz", step)
     return short_chains.shortened(built, times, _ETA.value)
 
 
@@ -246,20 +248,21 @@ def _sample_model(
 
 
 def main() -> None:
-    _check_flags()
-    which = _CHECKPOINT()
-    where = storage.folder(_WORKDIR.value)
-    description = workdir.read(where)
-    built = _build(description)
-    shape = _shape(built)
-    if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
-        raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
-    conditional = _DENOISE.value is not None or _INPAINT.value is not None
-    out = storage.folder(_OUT.value) if _OUT.value else where / ("posterior" if conditional else "samples")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    with together():
+        _check_flags()
+        which = _CHECKPOINT()
+        where = storage.folder(_WORKDIR.value)
+        description = workdir.read(where)
+        built = _build(description)
+        shape = _shape(built)
+        if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
+            raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
+        conditional = _DENOISE.value is not None or _INPAINT.value is not None
+        out = storage.folder(_OUT.value) if _OUT.value else where / ("posterior" if conditional else "samples")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     try:
         with mesh.over_all_devices(), cli.outputs(out) as ours:
             step, params = loop.load_params(built, where, which=which)
@@ -269,6 +272,8 @@ def main() -> None:
             else:
                 written = _sample_model(description, built, params, ours)
         print("wrote " + ", ".join(str(out / name) for name in written))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
 

@@ -4,7 +4,7 @@
   python train.py --config=configs/heartbeat.py --workdir=runs/heartbeat
   python train.py --config.train.steps=20000 --config.num_timesteps=200
 
-Run the same command again to go on from the last checkpoint.
+Run the same command again to go on from the last checkpoint. Ctrl-C and SIGTERM save one first.
 """
 
 from contextlib import ExitStack
@@ -15,16 +15,15 @@ import jax
 from absl import flags
 from jax import Array
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict, config_flags
 
 from dpm_jax import cli, experiment, figures, plots, storage, workdir
 from dpm_jax.data import Source, tfds
-from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.processes import decided_by_first, together
 from dpm_jax.training import cost, loop
 from dpm_jax.training import profile as trace
-from dpm_jax.training.metrics import MetricsWriter
+from dpm_jax.training.metrics import MetricsWriter, read
 from dpm_jax.training.summary import summary
 
 _CONFIG = cli.config_flag(Path(__file__).parent / "configs" / "swiss_roll.py")
@@ -44,35 +43,35 @@ _DOWNLOAD = flags.DEFINE_boolean(
 Outcome = tuple[dict[str, Any], dict[str, Figure]]
 
 
-def _config() -> tuple[ConfigDict, str]:
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not isinstance(_CONFIG.value, ConfigDict):
-        raise UserError(f"--config: cannot read {path}")
-    return _CONFIG.value, Path(path).stem
-
-
 def main() -> None:
-    config, name = _config()
     if _DEBUG_NANS.value:
         jax.config.update("jax_debug_nans", True)
-    download: tfds.Download = "always" if _DOWNLOAD.value else "into_existing"
-    source = experiment.open_source(config, _DATA_DIR.value, download=download)
-    report.check_examples(source, config.evaluate.num_examples)
-    built = experiment.build(config, source.shape)
-    where = storage.folder(_WORKDIR.value or f"runs/{name}")
+    with together():
+        config, path = cli.config_file(_CONFIG)
+        download: tfds.Download = "always" if _DOWNLOAD.value else "into_existing"
+        source = experiment.open_source(config, _DATA_DIR.value, download=download)
+        report.check_examples(source, config.evaluate.num_examples)
+        built = experiment.build(config, source.shape)
+        where = storage.folder(_WORKDIR.value or f"runs/{path.stem}")
+        profile = None if _PROFILE_STEPS.value is None else trace.steps(_PROFILE_STEPS.value)
     with ExitStack() as context:
         context.enter_context(cli.mesh_context(config.mesh, config.train.batch_size // config.train.accumulate))
         if _DRY_RUN.value:
             print(summary(built))
             print(cost.table(loop.dry_run(built, source), config.train.batch_size))
             return
-        if jax.process_index() == 0:
+
+        def take() -> None:
             context.enter_context(workdir.alone(where))
             workdir.claim(where, config, source)
-        cli.wait_for_all("workdir")
-        print(f"{name}: writing to {where}")
+
+        decided_by_first(take)
+        print(f"{path.stem}: writing to {where}")
         print(summary(built))
-        profile = None if _PROFILE_STEPS.value is None else trace.steps(_PROFILE_STEPS.value)
+        newest = loop.newest_step(where) or 0
+        if newest >= config.train.steps and decided_by_first(lambda: workdir.evaluated(where) == newest):
+            print(f"step {newest} is trained and evaluated already; evaluate.py evaluates it in other ways")
+            return
         step, params, stopped = loop.train(built, source, where, profile=profile)
         if stopped:
             print(f"told to stop: saved step {step} of {config.train.steps}; the same command goes on from there")
@@ -80,19 +79,21 @@ def main() -> None:
         key = jax.random.key(config.seed + 1)
         evaluate = _of_likelihood if built.cold is None else _of_restoration
         sections, drawn = evaluate(key, built, params, source, step)
-    if jax.process_index() == 0:
-        _write(where, step, sections, drawn)
+        decided_by_first(lambda: _write(where, step, sections, drawn))
 
 
 def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Figure]) -> None:
+    workdir.results(where, step)
     with storage.Staged(where) as staged, MetricsWriter(where, step) as metrics:
-        report.write(sections, staged.folder / "evaluation.json")
-        if "bound_bits" in sections:
-            metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
         for figure_name, figure in drawn.items():
             metrics.image(step, figure_name, plots.pixels(figure))
             plots.save(figure, staged.folder / f"{figure_name}.png")
             print(f"wrote {where / figure_name}.png")
+        bound = {"step": step, "bound_bits": sections.get("bound_bits")}
+        # It is there already where the run was killed between this line and the next.
+        if "bound_bits" in sections and bound not in read(where / "metrics.jsonl"):
+            metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
+        storage.write_json(staged.folder / "evaluation.json", sections)
 
 
 def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:

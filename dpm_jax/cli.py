@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import re
+import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,16 +16,16 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
-from jax.experimental import multihost_utils
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from dpm_jax import config as config_lib
 from dpm_jax import mesh
 from dpm_jax.errors import UserError
+from dpm_jax.processes import wait_for_all
 from dpm_jax.storage import Staged
 from dpm_jax.training.checkpoints import Which
 
-__all__ = ["checkpoint_flag", "config_flag", "mesh_context", "outputs", "run", "wait_for_all"]
+__all__ = ["checkpoint_flag", "config_file", "config_flag", "mesh_context", "outputs", "run"]
 
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", None, "Whether several processes run this together; found out on TPUs and under Slurm, if not given."
@@ -32,11 +33,16 @@ _DISTRIBUTED = flags.DEFINE_boolean(
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of the processes.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+_DEBUG = "debug"
+flags.DEFINE_boolean(_DEBUG, False, "Whether to show the traceback of an error, before its line (default: false).")
+
+# Seconds that a process which has failed waits for the others, before they are ended too.
+_PATIENCE = 10
 
 
 def config_flag(default: Path) -> Any:
     """Define --config, with overrides --config.FIELD=VALUE; they are read here, so a bad one ends the program here."""
-    with _refusing(sys.argv):
+    with _refusing(sys.argv, default):
         return config_flags.DEFINE_config_file("config", str(default), "Config file: Python code, so use your own.")
 
 
@@ -46,8 +52,11 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _refusing(arguments: Sequence[str]) -> Iterator[None]:
-    """End with one line if flags can't be read; where a config field is not known, with the one that was meant."""
+def _refusing(arguments: Sequence[str], config: Path | None = None) -> Iterator[None]:
+    """End with one line if flags can't be read.
+
+    It names the field that was meant where a config field is not known, and the place in a config file that fails.
+    """
     try:
         yield
     # ml_collections raises what dictionaries raise, and a config file, being a program, may raise anything.
@@ -55,17 +64,51 @@ def _refusing(arguments: Sequence[str]) -> Iterator[None]:
         for argument in arguments[1:]:
             field = re.match(r"--?config\.([\w.]+)", argument)
             if field and (message := config_lib.nearest_field(field[1])):
-                _end(message)
-        known = isinstance(error, flags.Error)
-        _end(str(error) if known else f"--config: {type(error).__name__}: {error}")
+                _end(message, error)
+        given = [found[1] for argument in arguments if (found := re.match(r"--?config=([^:]+)", argument))]
+        in_file = _in_file(error, [Path(name) for name in given] or [config or Path()])
+        known = str(error) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {error}"
+        _end(known if in_file is None else f"--config: {in_file}", error)
 
 
-def _end(message: str) -> NoReturn:
-    sys.stdout.flush()
-    # Threads of a failed read may still print tracebacks: what they say goes nowhere, and all files are closed by now.
-    screen, sys.stderr = sys.stderr, io.StringIO()
-    print(" ".join(["error:", *message.split()]), file=screen, flush=True)
-    os._exit(2)
+def config_file(flag: Any) -> tuple[ConfigDict, Path]:
+    """Return the config that --config names, and the path of its file.
+
+    Raises:
+      UserError: if it can't be read, or reads what can't be.
+    """
+    path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
+    try:
+        # An error of this kind is kept until the config is used.
+        flag.value.keys()
+    except OSError as error:
+        raise UserError(f"--config: {_in_file(error, [path]) or f'cannot read {path}'}") from error
+    return flag.value, path
+
+
+def _in_file(error: BaseException, files: Sequence[Path]) -> str | None:
+    """Return 'FILE:LINE: ERROR' if what went wrong first did in one of these files."""
+    names, found = {file.resolve() for file in files}, None
+    cause: BaseException | None = error
+    # Whoever reads config files raises errors about errors.
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if Path(frame.filename).resolve() in names]
+        if lines:
+            found = f"{lines[-1]}: {type(cause).__name__}: {cause}"
+        if isinstance(cause, SyntaxError) and cause.filename:
+            found = f"{cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}"
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def _end(message: str, error: BaseException | None) -> NoReturn:
+    """End with one line on stderr and exit code 2; with --debug, after the traceback of the error."""
+    # Flags may be what can't be read.
+    if f"--{_DEBUG}" in sys.argv and error is not None:
+        traceback.print_exception(error)
+    print(" ".join(["error:", *message.split()]), file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _join_processes() -> None:
@@ -82,7 +125,7 @@ def _join_processes() -> None:
     found = bool(values) if _DISTRIBUTED.value is None else _DISTRIBUTED.value
     if found or (_DISTRIBUTED.value is None and (_on_slurm() or _on_tpu())):
         try:
-            jax.distributed.initialize(**values)
+            jax.distributed.initialize(**values, shutdown_timeout_seconds=_PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"--distributed: {error}; --nodistributed runs this process by itself") from None
     if jax.process_index() > 0:
@@ -138,12 +181,6 @@ def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContex
     return context
 
 
-def wait_for_all(what: str) -> None:
-    """Until every process is here; what one of them does before, the others find done."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
-
-
 @contextmanager
 def outputs(where: Path) -> Iterator[Path]:
     """Where to write what all processes have computed: for `where`, and of all but the first, where nobody looks.
@@ -159,7 +196,10 @@ def outputs(where: Path) -> Iterator[Path]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command: parse flags, call `main`; a `UserError` is one line on stderr and exit code 2."""
+    """Run a command: parse flags, call `main`; a `UserError` is one line on stderr and exit code 2.
+
+    Of several processes, one that fails alone ends, and ends the others after some seconds.
+    """
 
     def guarded(arguments: Sequence[str]) -> None:
         try:
@@ -167,10 +207,16 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags begin with --")
             _join_processes()
             main()
+            sys.stdout.flush()
+            wait_for_all("the end")
         except UserError as error:
-            _end(str(error))
-        except KeyboardInterrupt:
-            print("interrupted; train.py goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(130)
+            _end(str(error), error)
+        except BrokenPipeError:
+            # Who read what is printed has read enough, as `head` does; Python flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        except KeyboardInterrupt as error:
+            print(f"interrupted; {error}" if str(error) else "interrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded, flags_parser=_parse)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from dpm_jax.errors import UserError
 
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
 
-# Fields that may differ between a run and its resumption: how long, and how often things are written.
+# Fields that may differ between a run and its resumption: how long, how often things are written, where and how things
+# are computed. So may those of a choice that is not the one that is named, as `network.unet` of an MLP.
 RESUMABLE = {
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_every",
     "train.max_skipped",
+    "data.tfds.in_memory",
+    "network.unet.remat",
     "mesh.data",
     "mesh.fsdp",
     "evaluate.num_examples",
@@ -422,10 +426,21 @@ def _check_network(config: ConfigDict) -> None:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Fields, other than those that may change on resumption, in which two configs differ: 'field: old, now new'."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    fields = [f for f in {**before, **after} if f not in RESUMABLE]
+    fields = [f for f in {**before, **after} if f not in RESUMABLE and (_used(f, before) or _used(f, after))]
     return [
         f"{f}: {before.get(f)}, now {after.get(f)}" for f in fields if _plain(before.get(f)) != _plain(after.get(f))
     ]
+
+
+def _used(field: str, values: dict[str, Any]) -> bool:
+    """Return whether a field changes anything: those of a choice do, where it is the one that is named."""
+    parts = field.split(".")
+    for i in range(1, len(parts) - 1):
+        section, choice = ".".join(parts[:i]), parts[i]
+        # A section with a name of its own, as optimizer.decay, is no choice.
+        if f"{section}.name" in values and f"{section}.{choice}.name" not in values:
+            return bool(values[f"{section}.name"] == choice)
+    return parts[0] != "cold" or values["kernel"] == "cold"
 
 
 def _plain(value: Any) -> Any:
@@ -433,8 +448,12 @@ def _plain(value: Any) -> Any:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    """Write as JSON, whole or not at all."""
-    storage.write_text(path, config.to_json_best_effort(indent=2) + "\n")
+    """Write as strict JSON, whole or not at all; a number without limit is null.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    storage.write_json(path, config.copy_and_resolve_references().to_dict(), indent=2)
 
 
 def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
@@ -466,7 +485,9 @@ def load(path: Path) -> ConfigDict:
     for field in present:
         if field not in known:
             raise UserError(f"{path}: {nearest_field(field)}")
+    # JSON has no infinity: `save` writes null.
+    unlimited = {name: math.inf for name, value in present.items() if value is None and isinstance(known[name], float)}
     with config.ignore_type():
-        config.update_from_flattened_dict(_BEFORE | present)
+        config.update_from_flattened_dict(_BEFORE | present | unlimited)
     check(config)
     return config

@@ -112,6 +112,7 @@ def ancestral(
     *,
     chunk_size: int | None = None,
     start: Distribution | Array | None = None,
+    first: Array | int = 0,
 ) -> Array:
     """`num` samples x_0, memory constant in T.
 
@@ -126,6 +127,7 @@ def ancestral(
         None draws all at once.
       start: x_T. A law that is the same for all examples, without a batch axis or with a batch of one; or
         the states themselves, [num, *shape]. None is the kernel's prior.
+      first: number of the first sample, where they are a part of more, with the same result; needs a law as `start`.
 
     Returns:
       [num, *shape] float32.
@@ -140,11 +142,11 @@ def ancestral(
         return _descend(key, kernel, reverse, first, x_last, num_timesteps, num_timesteps)
 
     if chunk_size is None or chunk_size >= num:
-        return draw(0, num)
+        return draw(first, num)
     # As few chunks, of as even a size, as can be: the last is not padded to a whole one.
     num_chunks = -(-num // chunk_size)
     size = -(-num // num_chunks)
-    chunks: Array = jax.lax.map(lambda first: draw(first, size), size * jnp.arange(num_chunks))
+    chunks: Array = jax.lax.map(lambda i: draw(first + size * i, size), jnp.arange(num_chunks))
     return chunks.reshape(-1, *shape)[:num]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import math
 import os
 import tempfile
 import time
@@ -18,7 +20,7 @@ from typing import Any, Self
 
 from dpm_jax.errors import UserError
 
-__all__ = ["Staged", "folder", "is_remote", "write_text"]
+__all__ = ["Staged", "folder", "is_remote", "json_text", "write_json", "write_text"]
 
 _SCHEME = "gs://"
 
@@ -59,13 +61,43 @@ def write_text(path: Path, text: str) -> None:
     if is_remote(path):
         path.write_text(text)
         return
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)
         file.flush()
         # Otherwise the new name may be on the disk before what it is the name of.
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def json_text(tree: Any, indent: int | None = None) -> str:
+    """Return a tree as strict JSON: numbers that are not finite are null, arrays lists, named tuples objects."""
+    return json.dumps(_plain(tree), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, tree: Any, indent: int | None = 1) -> None:
+    """Write a tree as strict JSON, see `json_text`, whole or not at all; its folder is made.
+
+    Raises:
+      UserError: if the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json_text(tree, indent) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class Staged:

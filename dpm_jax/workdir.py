@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, write_text
+from dpm_jax.storage import is_remote, write_json
 
-__all__ = ["Description", "alone", "check_source", "claim", "read"]
+__all__ = ["Description", "alone", "check_source", "claim", "evaluated", "read", "results"]
 
 
 # Of the files of a workdir. To be raised when they change so that an older dpm_jax would misread them.
@@ -47,13 +47,9 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
         check_source(read(workdir), source, workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_text(workdir / "data.json", json.dumps(_described(source)) + "\n")
-        config_lib.save(config, path)
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
+    if not path.exists():
+        write_json(workdir / "data.json", _described(source), indent=None)
+    config_lib.save(config, path)
 
 
 def _described(source: Source) -> dict[str, Any]:
@@ -151,3 +147,42 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
             raise UserError(
                 f"{workdir}: was trained on other data: their {name} differs by {apart.max():.2g} of the scale{where}"
             )
+
+
+# What is found out about one checkpoint.
+_RESULTS = (
+    *("evaluation.json", "evaluation.png", "figure.png", "likelihood.png"),
+    *("respacing.json", "respacing.png", "respacing.npz"),
+)
+
+
+def results(workdir: Path, step: int, newest: bool = True) -> Path:
+    """Return the folder for what is found out about a checkpoint: the workdir itself for the newest, else step_STEP.
+
+    It is made. Files about an older checkpoint that are in the workdir are moved into a folder of that kind, so that
+    all files in one folder are about one checkpoint, that of its evaluation.json.
+
+    Raises:
+      UserError: if it can't be made, or they can't be moved.
+    """
+    folder, before = (workdir, evaluated(workdir)) if newest else (workdir / f"step_{step}", None)
+    try:
+        folder.mkdir(exist_ok=True)
+        if before not in (None, step):
+            aside = workdir / f"step_{before}"
+            aside.mkdir(exist_ok=True)
+            for name in _RESULTS:
+                if (workdir / name).exists():
+                    (workdir / name).replace(aside / name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return folder
+
+
+def evaluated(workdir: Path) -> int | None:
+    """Return the step that evaluation.json is about; None if there is none that can be read."""
+    try:
+        step: int = json.loads((workdir / "evaluation.json").read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpm_jax import workdir as workdir_lib
+
 ROOT = Path(__file__).parent.parent
 QUICK = [
     "--config.num_timesteps=20",
@@ -32,7 +34,8 @@ def run(script, *arguments, cwd=ROOT):
 
 def refused(done, *words):
     """Exit code 2 and one line on stderr, naming what was wrong."""
-    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("training:")]
+    bars = ("training:", "evaluating:", "sampling:")
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(bars)]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert lines[-1].startswith("error: ")
@@ -228,7 +231,8 @@ def test_missing_and_damaged_checkpoints_are_one_line(damage, trained, tmp_path)
             content = bytearray(file.read_bytes())
             content[len(content) // 2] ^= 0xFF
             file.write_bytes(content if damage == "flip" else content[: len(content) // 2])
-    refused(run("sample.py", f"--workdir={workdir}"), "no checkpoint" if damage == "none" else "damaged")
+    words = {"none": "no checkpoint", "other model": "of another model"}
+    refused(run("sample.py", f"--workdir={workdir}"), words.get(damage, "damaged"))
 
 
 @pytest.mark.parametrize(
@@ -248,10 +252,62 @@ def test_a_workdir_with_damaged_descriptions_is_refused(name, content, trained, 
     refused(run("sample.py", f"--workdir={tmp_path}"), name.removesuffix(".json"))
 
 
-@pytest.mark.parametrize("content", ["def get_config(:", "x = 1", "import no_such_module", "1 / 0"])
-def test_a_config_file_that_fails_is_one_line(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def get_config(:", "mine.py:1: SyntaxError"),
+        ("x = 1", "get_config"),
+        ("import no_such_module", "mine.py:1: ModuleNotFoundError"),
+        ("\n1 / 0", "mine.py:2: ZeroDivisionError"),
+        ("def get_config():\n    return int('x')", "mine.py:2: ValueError: invalid literal"),
+        ("def get_config():\n    open('/nowhere')", "mine.py:2: FileNotFoundError"),
+    ],
+)
+def test_a_config_file_that_fails_is_one_line_with_its_place(content, words, tmp_path):
     (tmp_path / "mine.py").write_text(content)
-    refused(run("train.py", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"))
+    flags = [f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"]
+    refused(run("train.py", *flags), words)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    (tmp_path / "mine.py").write_text("1 / 0")
+    done = run("train.py", f"--config={tmp_path / 'mine.py'}", "--debug")
+    assert done.returncode == 2
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: --config: ")
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(trained, tmp_path):
+    script = f"'{sys.executable}' evaluate.py --workdir='{trained[0]}' --num_examples=20 --ais_k=0 | true"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert [line for line in done.stderr.splitlines() if not line.startswith("evaluating:") and line.strip()] == []
+
+
+def test_a_finished_run_that_is_run_again_writes_nothing(tmp_path):
+    flags = [f"--workdir={tmp_path}", *QUICK, "--config.train.steps=40", "--config.train.checkpoint_every=20"]
+    assert run("train.py", *flags).returncode == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    done = run("train.py", *flags, "--config.network.unet.remat=True", "--config.optimizer.sgd.momentum=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "step 40 is trained and evaluated already" in done.stdout
+    (tmp_path / "config.json").write_bytes(before[tmp_path / "config.json"])
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    # Another checkpoint has a folder of its own; when there is a newer one, what is known of the older is kept there.
+    done = run("evaluate.py", f"--workdir={tmp_path}", "--checkpoint=20", "--ais_k=0", "--num_examples=20")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "step_20" / "evaluation.json").read_text())["step"] == 20
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_results_of_two_checkpoints_do_not_mix(tmp_path):
+    for name in ("evaluation.json", "likelihood.png", "respacing.npz", "metrics.jsonl"):
+        (tmp_path / name).write_text('{"step": 40}')
+    assert workdir_lib.results(tmp_path, 40) == tmp_path
+    assert workdir_lib.results(tmp_path, 20, newest=False) == tmp_path / "step_20"
+    assert len(list(tmp_path.glob("*.*"))) == 4
+    assert workdir_lib.results(tmp_path, 60) == tmp_path
+    assert [p.name for p in tmp_path.glob("*.*")] == ["metrics.jsonl"]
+    assert {p.name for p in (tmp_path / "step_40").iterdir()} == {"evaluation.json", "likelihood.png", "respacing.npz"}
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "sample.py"])
@@ -262,7 +318,7 @@ def test_a_folder_that_is_no_workdir_is_refused(script, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     flags = [*QUICK, "--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_steps=0"]
     done = run("train.py", f"--workdir={tmp_path / 'run'}", *flags, "--config.train.steps=500")
-    refused(done, "not finite at step", "no checkpoint was made")
+    refused(done, "not finite at step", "there is no checkpoint")
 
 
 @pytest.mark.parametrize(

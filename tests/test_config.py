@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from dpm_jax import config as config_lib
 from dpm_jax import experiment, predictions, schedules
 from dpm_jax.errors import UserError
+from dpm_jax.training.summary import summary
 
 SHIPPED = {
     "swiss_roll": (2,),
@@ -230,3 +231,34 @@ def test_damaged_and_missing_config_files_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         config_lib.load(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "matters"),
+    [
+        ("network.unet.remat", True, False),
+        ("network.rbf.units", 3, False),
+        ("network.time_mlp.num_bumps", 3, True),
+        ("optimizer.sgd.momentum", 0.5, False),
+        ("optimizer.adam.b1", 0.5, True),
+        ("optimizer.decay.exponential_decay.decay_rate", 0.5, False),
+        ("optimizer.decay.cosine_decay_schedule.alpha", 0.5, True),
+        ("cold.rule", "naive", False),
+        ("data.heartbeat.length", 9, False),
+        ("network.name", "rbf", True),
+    ],
+)
+def test_what_changes_nothing_may_change_when_a_run_goes_on(field, value, matters):
+    new = config_lib.default()
+    new.update_from_flattened_dict({field: value})
+    assert bool(config_lib.differences(config_lib.default(), new)) == matters
+
+
+def test_group_normalisation_of_one_group_is_said():
+    config = config_lib.default()
+    changes = {"data.name": "dead_leaves", "network.name": "unet", "network.unet.num_heads": 2, "num_timesteps": 4}
+    config.update_from_flattened_dict(changes | {"network.unet.features": (12, 16), "data.dead_leaves.size": 8})
+    said = summary(experiment.build(config, (8, 8, 1)))
+    assert said.endswith("network.unet.num_groups: 8 does not divide 12, 28 channels, which have one group")
+    config.network.unet.features = (16, 16)
+    assert len(summary(experiment.build(config, (8, 8, 1))).splitlines()) == 1

@@ -1,5 +1,7 @@
 """The train step: what it computes, that it is one program, and that it goes on exactly where it stopped."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from dpm_jax import config as config_lib
 from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
+from dpm_jax.training import checkpoints as checkpoints_lib
 from dpm_jax.training import feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
@@ -175,6 +178,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(built, source, tmp_path)
     again = loop.train(built, source, tmp_path)
     same(first, again)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    loop.train(built, source, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [20, 40, 60]
     same(loop.load_params(built, tmp_path), first[:2])
 
@@ -279,19 +285,148 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     assert int(after.num_updates) == 5
 
 
+def poisoned(built, source, *steps):
+    """The source, with batches that are not finite at these steps, counted from 0: a batch is known by its key."""
+    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
+    keys = [jax.random.split(jax.random.fold_in(train_key, number))[0] for number in steps]
+    bad = jnp.stack([jax.random.key_data(key)[0] for key in keys])
+
+    def supply(key, num):
+        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
+
+    return source._replace(supply=supply)
+
+
+def test_a_run_whose_last_steps_are_skipped_is_finished(tmp_path):
+    built, source = small(train__steps=40, train__max_skipped=3)
+    found = loop.train(built, poisoned(built, source, 38, 39), tmp_path)
+    saved = loop.load_params(built, tmp_path)
+    same(saved, found[:2])
+    assert saved[0] == 40
+    # The parameters are those of the last good step.
+    shorter, _ = run_steps_of(built, source)(step.init(built), 38)
+    same(saved[1], step.averaged_params(built, shorter))
+    same(loop.train(built, source, tmp_path), found)
+
+
+def test_told_to_stop_after_a_skipped_step_it_saves(tmp_path, monkeypatch):
+    built, source = small()
+    monkeypatch.setattr(loop.StopSignal, "asked", lambda _: True)
+    found = loop.train(built, poisoned(built, source, 0), tmp_path)
+    # The first dispatch is of one step, the skipped one.
+    assert (found.step, found.stopped) == (1, True)
+    assert loop.load_params(built, tmp_path)[0] == 1
+
+
+def test_logging_asks_nothing_of_the_device_and_reads_once(tmp_path, monkeypatch):
+    built, source = small(train__steps=20, train__log_every=5)
+    finish, get, reads, counts = loop._Log.finish_last, jax.device_get, [], []
+
+    def guarded(*arguments):
+        reads.clear()
+        with jax.transfer_guard("disallow"):
+            finish(*arguments)
+        counts.append(len(reads))
+
+    monkeypatch.setattr(loop._Log, "finish_last", guarded)
+    monkeypatch.setattr(loop.jax, "device_get", lambda tree: reads.append(0) or get(tree))
+    loop.train(built, source, tmp_path)
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    # One where there is something to tell: of the first step, and of four dispatches.
+    assert max(counts) == 1
+    assert sum(counts) == 5
+    expected = [float(built.learning_rate(number)) for number in (5, 10, 15, 20)]
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
+
+
 def test_missing_and_damaged_checkpoints_are_refused(tmp_path):
     built, source = small()
     with pytest.raises(UserError, match="no checkpoint"):
         loop.load_params(built, tmp_path)
     loop.train(built, source, tmp_path)
     other, _ = small(network__time_mlp__features=(17,))
-    with pytest.raises(UserError, match="damaged or of another model"):
+    with pytest.raises(UserError, match="of another model or optimizer: it holds"):
         loop.load_params(other, tmp_path)
     for file in (tmp_path / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged"):
         loop.load_params(built, tmp_path)
+
+
+def checkpoint_folders(path):
+    return sorted(folder.name for folder in (path / "checkpoints").iterdir() if folder.is_dir())
+
+
+def files_of(path, step_number):
+    folder = path / "checkpoints" / str(step_number)
+    return sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size)
+
+
+@pytest.mark.parametrize("how", ["cut", "flip", "remove"])
+def test_damage_to_any_file_of_the_arrays_is_found_and_nothing_is_printed(tmp_path, how, capfd):
+    tree = {"a": jnp.arange(3000.0), "b": jnp.zeros((), jnp.int32)}
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        for step_number in (10, 20):
+            checkpoints.save(step_number, tree, 0.0)
+    num = 0
+    for number, file in enumerate(files_of(tmp_path / "whole", 20)):
+        where = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", where)
+        damaged, content = where / file.relative_to(tmp_path / "whole"), bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        if how == "remove":
+            damaged.unlink()
+        else:
+            damaged.write_bytes(content if how == "flip" else content[: len(content) // 2])
+        said = []
+        with Checkpoints(where, report=said.append) as checkpoints:
+            same(checkpoints.restore(tree), tree)
+        # The folder's other files are Orbax's notes; without checksums, a checkpoint is one of an older version.
+        if damaged.parent.name != "20" or (damaged.name == "checksums.json" and how != "remove"):
+            assert f"20: damaged: {damaged.relative_to(where / 'checkpoints' / '20')}" in said[0]
+            assert checkpoint_folders(where) == ["10", "20.damaged"]
+            num += 1
+        else:
+            assert (said, checkpoint_folders(where)) == ([], ["10", "20"])
+    assert num > 5
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), PermissionError(13, "denied"), OSError("503: try later"), ValueError("?")]
+)
+def test_what_cannot_be_read_just_now_is_tried_again_and_is_no_damage(tmp_path, error, monkeypatch):
+    tree = {"a": jnp.arange(3.0)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step_number in (10, 20):
+            checkpoints.save(step_number, tree, 0.0)
+    times = []
+    monkeypatch.setattr(checkpoints_lib, "sleep", times.append)
+
+    def failing(function, num):
+        def call(*arguments, **more):
+            if len(times) < num:
+                raise error
+            return function(*arguments, **more)
+
+        return call
+
+    for owner, name in ((checkpoints_lib.ocp.CheckpointManager, "restore"), (checkpoints_lib.checksums, "damage")):
+        for num in (2, 9):
+            said = []
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, name, failing(getattr(owner, name), num))
+                with Checkpoints(tmp_path, report=said.append) as checkpoints:
+                    if num == 2:
+                        same(checkpoints.restore(tree), tree)
+                    else:
+                        with pytest.raises(UserError, match=r"20: cannot be read: .*; it is left as it is") as told:
+                            checkpoints.restore(tree)
+                        assert len(str(told.value).splitlines()) == 1
+            assert (len(times), said, checkpoint_folders(tmp_path)) == (2, [], ["10", "20"])
+            times.clear()
 
 
 def test_metrics_after_the_resumed_step_are_dropped(tmp_path):

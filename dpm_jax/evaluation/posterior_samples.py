@@ -18,6 +18,7 @@ from dpm_jax.evaluation.scores import mean_of_draws
 from dpm_jax.experiment import Experiment, Params
 from dpm_jax.normal import Normal
 from dpm_jax.posterior import How
+from dpm_jax.progress import bar
 from dpm_jax.shapes import chunk_size
 
 __all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden"]
@@ -127,10 +128,12 @@ def draw(
         return mesh.gather(x)
 
     parts = []
-    for first in range(0, total, size):
-        rows = jnp.minimum((first + jnp.arange(size)) // num, len(observations.y) - 1)
-        chunk = jax.tree.map(lambda value, rows=rows: value[rows], r)
-        parts.append(np.asarray(run(jax.random.fold_in(key, first), params, chunk)))
+    with bar("sampling", total, "sample") as shown:
+        for first in range(0, total, size):
+            rows = jnp.minimum((first + jnp.arange(size)) // num, len(observations.y) - 1)
+            chunk = jax.tree.map(lambda value, rows=rows: value[rows], r)
+            parts.append(np.asarray(run(jax.random.fold_in(key, first), params, chunk)))
+            shown.update(min(size, total - first))
     x = np.concatenate(parts)[:total].reshape(-1, num, *shape)
     if not np.isfinite(x).all():
         raise UserError(f"--how: chains of '{how}' ran away from these observations; use another, or --num_particles")

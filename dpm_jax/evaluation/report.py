@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +16,13 @@ from dpm_jax import bound, gaussian, mesh, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.progress import bar
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import chunk_size
 from dpm_jax.types import Model
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
-__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table", "write"]
+__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table"]
 
 # Examples at a time, of small ones.
 _CHUNK = 4096
@@ -118,7 +117,12 @@ def in_chunks(
     # Chunks of one size are one program; where none divides evenly, there are two.
     num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
     chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = [chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk)) for i, chunk in enumerate(chunks)]
+    parts = []
+    with bar("evaluating", len(x_0), "example") as shown:
+        for i, chunk in enumerate(chunks):
+            part = chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk))
+            parts.append(jax.block_until_ready(part))
+            shown.update(len(chunk))
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
     return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
@@ -266,15 +270,3 @@ def table(report: Report) -> str:
         if value is not None:
             lines.append(f"  {name:<48} {value:>10.4f}" + ("" if stderr is None else f" +- {stderr:.4f}"))
     return "\n".join(lines)
-
-
-def write(sections: dict[str, Any], path: Path) -> None:
-    """Write `evaluation.json`: the fields of this report or another, and what stands beside them.
-
-    Raises:
-      UserError: if the file can't be written.
-    """
-    try:
-        path.write_text(json.dumps(sections, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

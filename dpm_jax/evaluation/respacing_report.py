@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,7 +18,7 @@ from dpm_jax.experiment import Experiment, Params
 from dpm_jax.respacing import Costs
 from dpm_jax.units import bits, num_parts
 
-__all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "table", "write"]
+__all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "table"]
 
 # Steps that are looked at, as far as they are fewer than T.
 BUDGETS = (250, 100, 50, 25, 10)
@@ -167,16 +165,3 @@ def table(report: RespacingReport) -> str:
         share = row.gain_bits / report.rows[0].gain_bits
         lines.append(f"  {row.num_steps:>6} {row.spacing:<10} {cells} {share:>11.1%}")
     return "\n".join(lines)
-
-
-def write(report: RespacingReport, path: Path) -> None:
-    """Write `respacing.json`.
-
-    Raises:
-      UserError: if the file can't be written.
-    """
-    content = report._asdict() | {"rows": [row._asdict() for row in report.rows]}
-    try:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -13,6 +13,7 @@ from dpm_jax import mesh
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.progress import bar
 from dpm_jax.shapes import chunk_size
 
 __all__ = ["RestorationReport", "evaluate", "table"]
@@ -81,7 +82,12 @@ def evaluate(
 
     size = chunk_size(experiment.shape, 4096)
     chunks = [range(first, min(first + size, len(x_0))) for first in range(0, len(x_0), size)]
-    found = [errors(params, jnp.asarray(x_0[list(rows)]), jnp.asarray(rows)) for rows in chunks]
+    found = []
+    with bar("evaluating", len(x_0), "example") as shown:
+        for rows in chunks:
+            part = errors(params, jnp.asarray(x_0[list(rows)]), jnp.asarray(rows))
+            found.append(jax.block_until_ready(part))
+            shown.update(len(rows))
     degraded, restored = (np.concatenate([np.asarray(part[i], np.float64) for part in found], 1) for i in range(2))
     if lost := int(np.count_nonzero(~np.isfinite(restored).all(axis=0))):
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -10,6 +11,7 @@ from dpm_jax import mesh, sampling
 from dpm_jax.data import Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.progress import bar
 from dpm_jax.shapes import chunk_size
 
 __all__ = ["draw", "in_data_units"]
@@ -39,21 +41,28 @@ def draw(
       UserError: if a sample is not finite.
     """
     shape = shape or experiment.shape
-    chunk = chunk or chunk_size(shape, 10_000)
+    chunk = min(chunk or chunk_size(shape, 10_000), num)
+    # As few chunks, of as even a size, as can be.
+    size = -(-num // -(-num // chunk))
 
     @jax.jit
-    def run(key: Array, params: Params) -> Array:
+    def run(key: Array, params: Params, first: Array) -> Array:
         schedule, reverse = experiment.model(params)
         start = None if experiment.cold is None else experiment.cold.start(params)
         x = sampling.ancestral(
-            key, experiment.kernel, reverse, num, shape, schedule.num_timesteps, chunk_size=chunk, start=start
+            key, experiment.kernel, reverse, size, shape, schedule.num_timesteps, start=start, first=first
         )
         return mesh.gather(x)
 
-    return in_data_units(run(key, params), standardization)
+    parts = []
+    with bar("sampling", num, "sample") as shown:
+        for first in range(0, num, size):
+            parts.append(np.asarray(run(key, params, jnp.asarray(first))))
+            shown.update(min(size, num - first))
+    return in_data_units(np.concatenate(parts)[:num], standardization)
 
 
-def in_data_units(x: Array, standardization: Standardization) -> np.ndarray:
+def in_data_units(x: Array | np.ndarray, standardization: Standardization) -> np.ndarray:
     """Bring samples [num, ...] from the model's units to the data's own.
 
     Raises:

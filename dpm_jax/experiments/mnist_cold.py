@@ -6,13 +6,13 @@ many as the cold chain has. The cold model draws by both rules.
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import mnist_objectives, mnist_runs
 from dpm_jax.experiments.mnist_objectives import quality_lines
+from dpm_jax.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
@@ -57,6 +57,6 @@ def run(arguments: Namespace) -> None:
     print(f"{'':<36}" + "".join(f"{name:>32}" for name in drawn))
     print("\n".join(quality_lines(list(qualities.values()), 32)))
     path = arguments.out / "mnist_cold.json"
-    path.write_text(json.dumps({name: q.asdict() for name, q in qualities.items()}, indent=1) + "\n")
+    write_json(path, {name: q.asdict() for name, q in qualities.items()})
     mnist_runs.best_and_worst(drawn, judge.classifier, path.with_suffix(".png"))
     print(f"wrote {path} and {path.with_suffix('.png')}")

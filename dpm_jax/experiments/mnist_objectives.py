@@ -6,7 +6,6 @@ of a shorter, evenly spaced chain are worth, beside training images in their pla
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
@@ -17,6 +16,7 @@ from dpm_jax import experiment, plots
 from dpm_jax.evaluation import report
 from dpm_jax.experiments import mnist_runs
 from dpm_jax.experiments.mnist_runs import Quality
+from dpm_jax.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "configs", "run", "table"]
 
@@ -65,7 +65,7 @@ def run(arguments: Namespace) -> None:
         shown[_NAMES[name]] = samples
     print(table(rows, arguments.num_steps))
     path = arguments.out / "mnist_objectives.json"
-    path.write_text(json.dumps({n: b._asdict() | q.asdict() for n, (b, q) in rows.items()}, indent=1) + "\n")
+    write_json(path, {n: b._asdict() | q.asdict() for n, (b, q) in rows.items()})
     mnist_runs.best_and_worst(shown, judge.classifier, path.with_suffix(".png"))
     drawn = {name: samples[:32] for name, samples in shown.items()}
     plots.save(plots.image_rows(drawn), path.with_name("mnist_objectives_samples.png"))

@@ -13,6 +13,7 @@ import jax
 
 from dpm_jax.errors import UserError
 from dpm_jax.experiments.table import Row
+from dpm_jax.storage import json_text, write_json
 
 __all__ = ["Cell", "Outcome", "complete", "peak_megabytes"]
 
@@ -88,22 +89,14 @@ def complete(
 
 
 def _write(path: Path, settings: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    programs = [o._asdict() | {"rows": [row._asdict() for row in o.rows]} for o in outcomes]
     device = jax.devices()[0].device_kind
     tree = {
         "settings": settings,
         "device": device,
         "peak_resident_megabytes": peak_megabytes(),
-        "programs": programs,
+        "programs": outcomes,
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(tree, indent=1) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_json(path, tree)
 
 
 def _read(path: Path, settings: dict[str, Any]) -> list[Outcome]:
@@ -115,7 +108,7 @@ def _read(path: Path, settings: dict[str, Any]) -> list[Outcome]:
         programs = [Outcome(**p | {"rows": [Row(**row) for row in p["rows"]]}) for p in tree["programs"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged: {error}") from error
-    ours = json.loads(json.dumps(settings))
+    ours = json.loads(json_text(settings))
     for name in {**before, **ours}:
         if before.get(name) != ours.get(name):
             raise UserError(

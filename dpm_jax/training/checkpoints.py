@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from time import sleep
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, write_text
+from dpm_jax.processes import decided_by_first, together
+from dpm_jax.storage import is_remote, write_json
+from dpm_jax.training import checksums
 
 __all__ = ["Checkpoints", "Which"]
 
 Which = Literal["newest", "best"] | int
+T = TypeVar("T")
+
+# Seconds before each new attempt to read what can't be read just now.
+_WAITS = (1.0, 4.0)
 
 # Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
-logging.set_verbosity(logging.ERROR)
+logging.set_verbosity(logging.FATAL)
 
 
 class _Record:
@@ -49,7 +54,7 @@ class _Record:
         """Remember, in all processes; the first writes it down."""
         self._losses[step] = np.atleast_1d(losses).tolist()
         if jax.process_index() == 0:
-            write_text(self._path, json.dumps(self._losses) + "\n")
+            write_json(self._path, self._losses, indent=None)
 
     def losses(self, step: int) -> list[float]:
         """Return what is known of a step, one loss a round."""
@@ -106,11 +111,22 @@ class Checkpoints:
             # When to save is the training loop's business; every save it asks for is made.
             save_decision_policy=save_decision_policy.FixedIntervalPolicy(1),
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
-            create=not read_only,
+            create=False,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
+        self._saving: tuple[int, list[Any]] = (0, [])
+        decided_by_first(self._open)
+        with together():
+            try:
+                self._manager = ocp.CheckpointManager(self._path, options=options)
+            except OSError as error:
+                raise UserError(f"{self._path}: {error.strerror or error}") from error
+
+    def _open(self) -> None:
         try:
-            self._manager = ocp.CheckpointManager(self._path, options=options)
+            if not self._read_only:
+                self._path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self._path}: {error.strerror or error}") from error
 
@@ -141,6 +157,11 @@ class Checkpoints:
         """Return the validation losses of a checkpoint, one a round; none where they are not known."""
         return self._record.losses(step)
 
+    def kept(self) -> str:
+        """Return in words which checkpoint there is to go on from."""
+        step = self.latest()
+        return "there is no checkpoint" if step is None else f"the checkpoint of step {step} is kept"
+
     def save(self, step: int, tree: Any, losses: float | Sequence[float]) -> None:
         """Save a pytree of arrays as the checkpoint of `step`; does nothing if that step is saved already.
 
@@ -156,6 +177,9 @@ class Checkpoints:
             return
         with self._writing():
             self._record.add(step, losses)
+            # The one before it is sealed by then.
+            self._manager.wait_until_finished()
+            self._saving = step, checksums.arrays_of(tree)
             self._manager.save(step, args=ocp.args.StandardSave(tree))
 
     def wait(self) -> None:
@@ -189,18 +213,39 @@ class Checkpoints:
             return sorted(int(folder.name) for folder in folders)
         return []
 
+    def _seal(self) -> None:
+        """Write the checksums of what has been saved, before it gets its name; in the background."""
+        step, arrays = self._saving
+        if jax.process_index() == 0:
+            names = (str(step), f"{step}.orbax")
+            folder = next(f for f in self._path.iterdir() if f.name == names[0] or f.name.startswith(names[1]))
+            checksums.write(folder, arrays)
+
     def restore(self, like: Any, which: Which = "newest") -> Any:
-        """A checkpoint, with the structure, shapes, dtypes and places of `like`.
+        """Restore a checkpoint, with the structure, shapes, dtypes and places of `like`.
+
+        What can't be read just now is tried again; only missing and corrupt files are damage.
 
         Args:
           like: arrays, or their shapes, dtypes and places.
-          which: the newest that can be read: those newer than it are set aside, as STEP.damaged, unless all is read
-            only; that with the least loss on validation examples; or that of a step.
+          which: the newest that is whole: those newer than it are set aside, as STEP.damaged, unless all is read only;
+            that with the least loss on validation examples; or that of a step.
 
         Raises:
-          UserError: if there is none, or none that can be read.
+          UserError: if there is none, or none that is whole, or it can't be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        arrays = checksums.arrays_of(like)
+        step: int = decided_by_first(lambda: self._choose(which, arrays))
+        if not self._read_only:
+            self._manager.reload()
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        with together():
+            tree = self._patiently(step, lambda: self._manager.restore(step, args=ocp.args.StandardRestore(abstract)))
+        return tree
+
+    def _choose(self, which: Which, arrays: list[Any]) -> int:
+        """Return the step of the checkpoint that is meant, which is whole."""
+        steps: list[int] = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise UserError(f"{self._path}: no checkpoint here; train first")
         if which != "newest":
@@ -209,46 +254,44 @@ class Checkpoints:
                 raise UserError(f"{self._path}: it is not known which is the best; there are {sorted(steps)}")
             if wanted not in steps:
                 raise UserError(f"{self._path}: no checkpoint of step {wanted}; there are {sorted(steps)}")
-            return self._read(wanted, like)
+            steps = [wanted]
         damaged: dict[int, str] = {}
         for step in steps:
-            try:
-                tree = self._read(step, like)
-            except UserError as error:
-                damaged[step] = str(error)
+            where = self._path / str(step)
+            if reason := self._patiently(step, partial(checksums.damage, where, arrays)):
+                damaged[step] = f"{where}: damaged: {reason}"
                 continue
             for number, reason in damaged.items():
                 self._report(f"{reason}; the checkpoint of step {step} is used in its place")
                 if not self._read_only:
                     self._set_aside(number)
-            return tree
+            return step
         raise UserError(damaged[steps[0]])
 
-    def _read(self, step: int, like: Any) -> Any:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        # Threads of a read that fails print tracebacks, some a moment later; the reason below says it all.
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            # Damage shows as whatever the layer that met it raises: ValueError, OSError, KeyError, ...
-            except Exception as error:
-                time.sleep(0.3)
-                where = self._path / str(step)
-                raise UserError(f"{where}: damaged or of another model: {_reason(error)}") from error
+    def _patiently(self, step: int, read: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
+        """Return what is read; after the last attempt, say why it can't be."""
+        try:
+            return read()
+        except UserError:
+            raise
+        # Memory, permissions, a network: whatever the layer that met it raises.
+        except Exception as error:
+            if not waits:
+                raise UserError(
+                    f"{self._path / str(step)}: cannot be read: {_reason(error)}; it is left as it is: try again, or "
+                    "move it away to use the one before it"
+                ) from error
+        sleep(waits[0])
+        return self._patiently(step, read, waits[1:])
 
     def _set_aside(self, step: int) -> None:
         try:
-            if jax.process_index() == 0:
-                aside = self._path / f"{step}.damaged"
-                if aside.exists():
-                    epath.Path(aside).rmtree()
-                (self._path / str(step)).rename(aside)
+            aside = self._path / f"{step}.damaged"
+            if aside.exists():
+                epath.Path(aside).rmtree()
+            (self._path / str(step)).rename(aside)
         except OSError as error:
             raise UserError(f"{self._path / str(step)}: can't be set aside: {error.strerror or error}") from error
-        finally:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("set aside")
-        self._manager.reload()
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from tqdm import tqdm
 
 from dpm_jax import mesh
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.processes import decided_by_first, together
+from dpm_jax.progress import bar
 from dpm_jax.training import cost, feed
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints, Which
@@ -27,7 +29,7 @@ from dpm_jax.training.stop import StopSignal
 from dpm_jax.training.validation import Validation, difference, validate
 from dpm_jax.units import bits, num_parts
 
-__all__ = ["Result", "dry_run", "load_params", "train"]
+__all__ = ["Result", "dry_run", "load_params", "newest_step", "train"]
 
 
 class Result(NamedTuple):
@@ -45,10 +47,18 @@ class Result(NamedTuple):
 
 
 class _Dispatch(NamedTuple):
-    """One that is under way: its last step, how many it has, and what will come of it."""
+    """One that is under way.
+
+    Attributes:
+      step: its last.
+      num: how many steps it has.
+      whole: whether it ends where a line is logged; if not, the next one's progress has its own in it.
+      progress: what will come of it.
+    """
 
     step: int
     num: int
+    whole: bool
     progress: Progress
 
 
@@ -61,7 +71,8 @@ def train(
 ) -> Result:
     """Train to `config.train.steps`, going on from the newest good checkpoint of `workdir`, if there is one.
 
-    SIGTERM, and the preemption notice of a pod, end it early: the dispatch that is under way is finished, and saved.
+    SIGTERM, Ctrl-C, and the preemption notice of a pod end it early: the dispatch that is under way is finished, and
+    saved.
 
     Args:
       experiment: what to train.
@@ -73,10 +84,11 @@ def train(
     Raises:
       UserError: if the checkpoints can't be read or written, or `train.max_skipped` losses in a row are not finite
         (the last checkpoint stays).
+      KeyboardInterrupt: at a second Ctrl-C; it says which checkpoint there is.
     """
     config, settings = experiment.config, experiment.config.train
     with Checkpoints(workdir, keep_every=settings.keep_every, report=report) as checkpoints:
-        if checkpoints.latest() is None:
+        if decided_by_first(checkpoints.latest) is None:
             state = jax.jit(lambda: mesh.shard(step_lib.init(experiment)))()
         else:
             state = checkpoints.restore(_abstract_state(experiment))
@@ -86,28 +98,38 @@ def train(
         run_steps = step_lib.make_run_steps(experiment, data.draw)
         periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
 
-        def ahead() -> tuple[int, Any]:
-            """Length and batches of the next dispatch; none of either at the end."""
-            num = _until_boundary(step, settings.steps, periods, profile or ()) if step < settings.steps else 0
-            return num, data.take(num) if num else None
+        def ahead(most: int) -> tuple[int, bool, Any]:
+            """Return the length of the next dispatch, whether a line is logged at its end, and its batches."""
+            if step >= settings.steps:
+                return 0, True, None
+            whole = _until_boundary(step, settings.steps, periods, profile or ())
+            num = min(whole, most)
+            return num, num == whole, data.take(num)
 
+        # The first has one step: it shows at once that what had to be compiled is compiled, and works.
+        num, whole, batches = ahead(most=1)
+        if not num:
+            return Result(step, step_lib.averaged_params(experiment, state), stopped=False)
         find_loss = validate(experiment, source)
-        num, batches = ahead()
+        nothing = so_far = jax.jit(lambda: mesh.gather(step_lib.no_progress()))()
         with (
             _writer(workdir, step) as metrics,
-            _bar(step, settings.steps) as bar,
-            StopSignal() as stop,
+            bar("training", settings.steps, "step", step, leave=True) as shown,
+            StopSignal(lambda text: tqdm.write(text, sys.stderr)) as stop,
             Profile(workdir, profile) as tracing,
+            _interrupted(checkpoints),
         ):
-            log = _Log(experiment, checkpoints, metrics, bar, _best_rate(experiment))
+            shown.set_postfix_str("compiling")
+            log = _Log(experiment, checkpoints, metrics, shown, _best_rate(experiment))
             stopped = False
             while num and not stopped:
                 tracing.before(step)
-                state, progress = run_steps(state, num, batches)
+                state, progress = run_steps(state, num, batches, so_far)
                 step += num
-                dispatch = _Dispatch(step, num, progress)
+                so_far = nothing if whole else progress
+                dispatch = _Dispatch(step, num, whole, progress)
                 # While the device works on this, the host makes the batches of the next, and tells of the last.
-                num, batches = ahead()
+                num, whole, batches = ahead(settings.steps)
                 log.finish_last()
                 log.last = dispatch
                 tracing.after(step, state)
@@ -116,14 +138,22 @@ def train(
                     with log.pause():
                         found = find_loss(state)
                         log.finish_last(found)
-                        # After a step that was skipped, who knows what the parameters are worth.
-                        if int(state.skipped) == 0:
-                            checkpoints.save(step, state, found.rounds)
+                        # A state after a skipped step is that of the last good one.
+                        checkpoints.save(step, state, found.rounds)
             if stopped:
                 checkpoints.wait()
             else:
                 _say_which_is_best(experiment, checkpoints, report)
     return Result(step, step_lib.averaged_params(experiment, state), stopped)
+
+
+@contextmanager
+def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
+    """Make what an interrupt says true: which checkpoint there is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(checkpoints.kept()) from None
 
 
 def dry_run(experiment: Experiment, source: Source) -> Cost:
@@ -163,17 +193,22 @@ class _Log:
         """Wait for the last dispatch, and tell of it; of its state's validation loss, where that is known."""
         if self.last is None:
             return
-        step, num, progress = self.last
+        step, num, whole, on_device = self.last
         self.last = None
+        # The one thing that is waited for and read; nothing is asked of the device, which has the next to do.
+        progress = jax.device_get(on_device)
         if (failed_at := int(progress.failed_at)) >= 0:
-            kept = self._checkpoints.latest()
-            where = "no checkpoint was made" if kept is None else f"the checkpoint of step {kept} is kept"
             most = self._experiment.config.train.max_skipped
             raise UserError(
-                f"loss or gradient not finite at step {failed_at}, the {most}. in a row; {where}; try a lower "
-                "optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"
+                f"loss or gradient not finite at step {failed_at}, the {most}. in a row; {self._checkpoints.kept()}; "
+                "try a lower optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"
             )
-        loss = float(progress.loss)
+        if not whole and found is None:
+            self._bar.set_postfix_str("")
+            self._bar.update(num)
+            self._finished = time.perf_counter()
+            return
+        loss = progress.loss
         now = time.perf_counter() if self._paused is None else self._paused
         rate, self._finished = num / (now - self._finished), now
         name, unit = "loss", ""
@@ -181,8 +216,8 @@ class _Log:
             loss, name, unit = float(bits(loss)) / num_parts(self._experiment.shape), "loss_bits", " bits"
         values = {
             name: loss,
-            "grad_norm": float(progress.grad_norm),
-            "learning_rate": float(self._experiment.learning_rate(jnp.asarray(step))),
+            "grad_norm": progress.grad_norm,
+            "learning_rate": float(progress.learning_rate),
             "steps_per_second": rate,
             "skipped": int(progress.num_skipped),
         }
@@ -238,6 +273,12 @@ def load_params(
     return int(state.step), step_lib.averaged_params(experiment, state)
 
 
+def newest_step(workdir: Path) -> int | None:
+    """Return the step of the newest checkpoint; None if there is none."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.latest()
+
+
 def _abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and places of the state here and now: it may come from a machine with other devices."""
     shapes = jax.eval_shape(lambda: step_lib.init(experiment))
@@ -253,13 +294,9 @@ def _best_rate(experiment: Experiment) -> float | None:
 
 
 def _writer(workdir: Path, step: int) -> AbstractContextManager[MetricsWriter | None]:
-    """Of metrics, in the first process: the others have the same."""
-    return MetricsWriter(workdir, step) if jax.process_index() == 0 else nullcontext()
-
-
-def _bar(step: int, total: int) -> tqdm:
-    silent = jax.process_index() > 0
-    return tqdm(initial=step, total=total, desc="training", unit="step", mininterval=0.5, disable=silent)
+    """Return that of metrics, in the first process: the others have the same."""
+    with together():
+        return MetricsWriter(workdir, step) if jax.process_index() == 0 else nullcontext()
 
 
 def _until_boundary(step: int, last: int, periods: tuple[int, ...], stops: tuple[int, ...]) -> int:

@@ -6,12 +6,12 @@ import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
 from dpm_jax.errors import UserError
-from dpm_jax.storage import Staged, write_text
+from dpm_jax.storage import Staged, json_text, write_text
 
 __all__ = ["MetricsWriter", "read"]
 
@@ -19,8 +19,8 @@ __all__ = ["MetricsWriter", "read"]
 _SECONDS = 30.0
 
 
-def read(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a line cut short by a crash is left out."""
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a `metrics.jsonl`, without one cut short by a crash; null stands for what was not finite."""
     if not path.exists():
         return []
     lines = []
@@ -52,7 +52,7 @@ class MetricsWriter:
             kept = [line for line in read(workdir / "metrics.jsonl") if line["step"] <= step]
             self._staged = Staged(workdir)
             path = self._staged.folder / "metrics.jsonl"
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_text(path, "".join(json_text(line) + "\n" for line in kept))
             self._file: IO[str] = path.open("a")
             self._board = SummaryWriter(str(self._staged.folder / "tensorboard"), purge_step=step + 1)
         except OSError as error:
@@ -70,7 +70,7 @@ class MetricsWriter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line, and one point a scalar."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json_text({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jax import Array
 from dpm_jax import mesh
 from dpm_jax.experiment import Experiment, Memory, Params, streams
 
-__all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "train_step"]
+__all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "no_progress", "train_step"]
 
 
 class TrainState(NamedTuple):
@@ -40,19 +41,39 @@ class TrainState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What one dispatch reports.
+    """Report of the steps of one dispatch, or of several.
 
     Attributes:
-      loss: mean over its steps, without those that were skipped; nats, where it comes to -K.
-      grad_norm: mean global norm of the gradient, before clipping; likewise.
+      total_loss: sum over the steps that were not skipped; nats, where the loss is -K.
+      total_grad_norm: sum of the global norm of the gradient, before clipping, over the same steps.
+      num_updates: how many these are.
       num_skipped: steps whose loss or gradient was not finite.
       failed_at: the step at which there had been too many of those in a row; -1 if there were not.
+      learning_rate: of the next update.
     """
 
-    loss: Array
-    grad_norm: Array
+    total_loss: Array
+    total_grad_norm: Array
+    num_updates: Array
     num_skipped: Array
     failed_at: Array
+    learning_rate: Array
+
+    @property
+    def loss(self) -> float:
+        """Mean over the steps that were not skipped; NaN if all were. On the host."""
+        return float(self.total_loss) / int(self.num_updates) if self.num_updates else math.nan
+
+    @property
+    def grad_norm(self) -> float:
+        """Mean global norm of the gradient over the same steps. On the host."""
+        return float(self.total_grad_norm) / int(self.num_updates) if self.num_updates else math.nan
+
+
+def no_progress() -> Progress:
+    """Return the report of no steps."""
+    zero, none = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    return Progress(zero, zero, none, none, none - 1, zero)
 
 
 def init(experiment: Experiment) -> TrainState:
@@ -126,16 +147,19 @@ def averaged_params(experiment: Experiment, state: TrainState) -> Params:
 
 def make_run_steps(
     experiment: Experiment, draw: Callable[[Array, Any], Array]
-) -> Callable[[TrainState, int, Any], tuple[TrainState, Progress]]:
-    """Compiled `run_steps(state, num, batches)`: `num` steps in one dispatch, each on a batch `draw(key, batches[i])`.
+) -> Callable[..., tuple[TrainState, Progress]]:
+    """Return a compiled `run_steps(state, num, batches=None, so_far=None)`: `num` steps in one dispatch.
 
-    `num` is traced, so that every length is the same program; `batches` is [capacity >= num, ...],
-    or None where `draw` needs nothing but a key. It stops early when `train.max_skipped` steps in a row had a loss or
-    gradient that was not finite; from then on it does nothing. The state is donated.
+    Each is a step on a batch `draw(key, batches[i])`. `num` is traced, so that every length is the same program;
+    `batches` is [capacity >= num, ...], or None where `draw` needs nothing but a key. `so_far` is the progress of
+    dispatches before, which is added to. It stops early when `train.max_skipped` steps in a row had a loss or gradient
+    that was not finite; from then on it does nothing. The state is donated.
     """
     most = experiment.config.train.max_skipped
 
-    def run_steps(state: TrainState, num: int, batches: Any = None) -> tuple[TrainState, Progress]:
+    def run_steps(
+        state: TrainState, num: int, batches: Any = None, so_far: Progress | None = None
+    ) -> tuple[TrainState, Progress]:
         train_key = streams(experiment.config.seed).train
         end = state.step + num
         start = state.step
@@ -151,17 +175,18 @@ def make_run_steps(
             new_state, loss, grad_norm = train_step(experiment, state, noise_key, x_0)
             finite = new_state.skipped == 0
             return mesh.shard(new_state), Progress(
-                loss=progress.loss + jnp.where(finite, loss, 0),
-                grad_norm=progress.grad_norm + jnp.where(finite, grad_norm, 0),
+                total_loss=progress.total_loss + jnp.where(finite, loss, 0),
+                total_grad_norm=progress.total_grad_norm + jnp.where(finite, grad_norm, 0),
+                num_updates=progress.num_updates + jnp.where(finite, 1, 0),
                 num_skipped=progress.num_skipped + jnp.where(finite, 0, 1),
                 failed_at=jnp.where(new_state.skipped < most, -1, new_state.step),
+                learning_rate=progress.learning_rate,
             )
 
         failed_before = jnp.where(state.skipped < most, -1, state.step)
-        nothing = Progress(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), failed_before)
-        state, total = jax.lax.while_loop(going, advance, (state, nothing))
-        updates = state.step - start - total.num_skipped
-        loss, grad_norm = (jnp.where(updates > 0, value / updates, jnp.nan) for value in (total.loss, total.grad_norm))
-        return state, total._replace(loss=loss, grad_norm=grad_norm)
+        before = (no_progress() if so_far is None else so_far)._replace(failed_at=failed_before)
+        state, progress = jax.lax.while_loop(going, advance, (state, before))
+        rate = jnp.asarray(experiment.learning_rate(state.num_updates), jnp.float32)
+        return state, progress._replace(learning_rate=rate)
 
     return jax.jit(run_steps, donate_argnums=0)

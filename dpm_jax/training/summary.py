@@ -11,10 +11,23 @@ __all__ = ["summary"]
 
 
 def summary(experiment: Experiment) -> str:
-    """One line: parameters, and FLOPs of a forward pass an example as XLA counts them."""
+    """Return in words what a network costs: parameters, and FLOPs of a forward pass an example as XLA counts them.
+
+    A second line says where a group normalisation has one group in place of those wanted.
+    """
     params = jax.eval_shape(experiment.init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     x, t = jax.ShapeDtypeStruct((1, *experiment.shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     cost = jax.jit(experiment.network).lower(params, x, t).cost_analysis()
     flops = (cost or {}).get("flops", float("nan"))
-    return f"{experiment.config.network.name}: {num_params:,} parameters, {flops / 1e6:,.2f} MFLOP an example"
+    name = experiment.config.network.name
+    line = f"{name}: {num_params:,} parameters, {flops / 1e6:,.2f} MFLOP an example"
+    if name == "unet":
+        groups = experiment.config.network.unet.num_groups
+        normalised = [
+            leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "GroupNorm" in str(path)
+        ]
+        if whole := sorted({width for width in normalised if width % groups}):
+            widths = ", ".join(map(str, whole))
+            line += f"\nnetwork.unet.num_groups: {groups} does not divide {widths} channels, which have one group"
+    return line

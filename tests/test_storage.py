@@ -1,0 +1,52 @@
+"""What is written is strict JSON, whole or not at all."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from dpm_jax import config as config_lib
+from dpm_jax import storage
+from dpm_jax.errors import UserError
+from dpm_jax.training.metrics import MetricsWriter, read
+
+
+def strict(text):
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+class Pair(NamedTuple):
+    a: float
+    b: tuple
+
+
+def test_json_is_strict(tmp_path):
+    path = tmp_path / "new" / "tree.json"
+    storage.write_json(
+        path, {"x": [1.0, float("nan"), -np.inf], "y": np.array([np.inf, 2]), 3: Pair(np.float32(1), (2,))}
+    )
+    assert strict(path.read_text()) == {"x": [1, None, None], "y": [None, 2], "3": {"a": 1, "b": [2]}}
+    assert [p.name for p in path.parent.iterdir()] == ["tree.json"]
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "tree.json"
+    storage.write_json(path, {"x": 1})
+    with pytest.raises(TypeError):
+        storage.write_json(path, {"x": object()})
+    assert strict(path.read_text()) == {"x": 1}
+    with pytest.raises(UserError, match=r"tree\.json/more\.json: cannot be written"):
+        storage.write_json(path / "more.json", {})
+
+
+def test_metrics_and_configs_that_are_not_finite_are_strict_json(tmp_path):
+    with MetricsWriter(tmp_path, 0) as metrics:
+        metrics.scalars(1, {"loss": float("nan")})
+    assert strict((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None}
+    assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None}]
+    config = config_lib.default()
+    config.optimizer.clip_norm = np.inf
+    config_lib.save(config, tmp_path / "config.json")
+    strict((tmp_path / "config.json").read_text())
+    assert config_lib.differences(config_lib.load(tmp_path / "config.json"), config) == []
