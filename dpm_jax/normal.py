@@ -145,7 +145,7 @@ def as_full(p: Normal | FullNormal) -> FullNormal:
     """The same law, as a `FullNormal`; p of shape [B, d]."""
     if isinstance(p, FullNormal):
         return p
-    return FullNormal(p.location, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1]))
+    return FullNormal(p.location, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1])[None])
 
 
 def noise(key: Array, shape: tuple[int, ...]) -> Array:
@@ -229,7 +229,9 @@ def kl(q: Normal, p: Normal | FullNormal) -> Array:
     if isinstance(p, FullNormal):
         dim = p.scale_tril.shape[-1]
         scale = jnp.sqrt(q.variance)
-        columns = [solve_lower(p.scale_tril, scale * jnp.eye(dim)[i]) * (jnp.arange(dim) > i) for i in range(dim)]
+        columns = [
+            solve_lower(p.scale_tril, scale * jnp.eye(dim)[i][None]) * (jnp.arange(dim) > i)[None] for i in range(dim)
+        ]
         below = sum((c**2 for c in columns), jnp.zeros_like(scale))
         conditional = jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1) ** 2
         squares = solve_lower(p.scale_tril, difference) ** 2
@@ -337,7 +339,7 @@ def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
         shrink = (before.variance - after.variance)[..., None, None]
         covariance = covariance - shrink * column[..., :, None] * column[..., None, :]
         # What is known varies with nothing any more, not even by rounding.
-        own = (jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)
+        own = ((jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)[None])[None]
         covariance = jnp.where((r.variance[..., i] == 0)[..., None, None] & own, 0.0, covariance)
         log_z = log_z + log_zi
     return FullNormal(mean, cholesky(covariance)), log_z

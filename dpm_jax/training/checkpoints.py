@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
@@ -25,9 +24,6 @@ from dpm_jax.storage import is_remote, write_text
 __all__ = ["Checkpoints", "Which"]
 
 Which = Literal["newest", "best"] | int
-
-# Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
-logging.set_verbosity(logging.ERROR)
 
 
 class _Record:
