@@ -1,4 +1,4 @@
-"""Importing the library changes nothing of the process that imports it."""
+"""Importing the library changes nothing of the process that imports it; `cli` is of the commands, and defines flags."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def state():
 
 before = state()
 import dpm_jax
-names = [m.name for m in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.") if not m.name.endswith("__main__")]
+names = [m.name for m in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.") if not m.name.endswith(("__main__", ".cli"))]
 for name in names:
     importlib.import_module(name)
 after = state()
