@@ -55,8 +55,8 @@ class Level(NamedTuple):
 def standard(num_channels: int) -> Level:
     """Where to begin fitting: every scale is 1, wider than standardised data need, so that gradients are small."""
     # An array each: the same one thrice could not be donated to a train step.
-    mean, log_scale, log_noise = (jnp.zeros(num_channels) for _ in range(3))
-    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels)))
+    mean, log_scale, log_noise = (jnp.zeros(num_channels, jnp.float32) for _ in range(3))
+    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels), jnp.float32))
 
 
 def _deviation(log_scale: Array) -> Array:

@@ -141,7 +141,7 @@ def sample(
 
     prior = kernel.prior(jnp.zeros((batch, *shape)))
     x_last = kernel.sample(start_key, prior)
-    carry = (x_last, jnp.zeros(size), jnp.zeros(num_posteriors))
+    carry = (x_last, jnp.zeros(size, jnp.float32), jnp.zeros(num_posteriors, jnp.float32))
     carry, sizes = loops.scan(scanned, carry, jnp.arange(num_timesteps, 1, -1))
     x, log_weights, log_z, step, effective = advance(*carry, jnp.asarray(1))
     if callable(r) or isinstance(r, Linear):

@@ -301,7 +301,9 @@ def _widened(start: Distribution, variance: Array) -> Distribution:
     if isinstance(start, Normal):
         return start._replace(variance=jnp.maximum(start.variance, variance))
     if isinstance(start, FullNormal):
-        covariance = gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1])[None]
+        covariance = (
+            gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1], dtype=jnp.float32)[None]
+        )
         return start._replace(scale_tril=cholesky(covariance))
     return start
 
@@ -390,7 +392,9 @@ def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: in
         images.append(vector)
     columns = jnp.stack(images, axis=-1)
     products = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
-    ridge = (1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] + 1e-30) * jnp.eye(iterations)[None]
+    ridge = (1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] + 1e-30) * jnp.eye(
+        iterations, dtype=jnp.float32
+    )[None]
     weights = jnp.linalg.solve(
         products + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None]
     )

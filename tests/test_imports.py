@@ -27,7 +27,8 @@ def state():
 
 before = state()
 import dpm_jax
-names = [m.name for m in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.") if not m.name.endswith(("__main__", ".cli"))]
+names = [module.name for module in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.")]
+names = [name for name in names if not name.endswith(("__main__", ".cli"))]
 for name in names:
     importlib.import_module(name)
 after = state()
