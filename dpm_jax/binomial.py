@@ -162,7 +162,7 @@ def q_posterior(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Bernoul
 
 def prior(x: Array) -> Bernoulli:
     """pi, the law of x_T in the model: fair coins, of x's shape."""
-    return Bernoulli(jnp.zeros(x.shape, jnp.float32))
+    return Bernoulli(jnp.zeros_like(x, jnp.float32))
 
 
 # --- The reverse trajectory, section 2.2: network outputs -> p(x_{t-1} | x_t) ---

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import timesteps
+from dpm_jax import loops, timesteps
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step
 
@@ -88,8 +88,8 @@ class Estimate(NamedTuple):
       mean: their mean.
       stderr: the standard error of the mean, over examples, noise and times. The examples are taken for independent
         draws, in whatever order; NaN for a single one.
-      t: [num_times * B] int32, the times visited: all examples once, then all of them again, and so on.
-      kl: [num_times * B] the KL terms found there, not weighted; 0 with T = 1.
+      t: [B * num_times] int32, the times visited, those of an example next to each other.
+      kl: [B * num_times] the KL terms found there, not weighted; 0 with T = 1.
     """
 
     k: Array
@@ -166,7 +166,7 @@ def evaluate(
         kl = _kl_term(jax.random.fold_in(kl_key, t), kernel, schedule, reverse, x_0, times)
         return total + kl, jnp.mean(kl)
 
-    kl, per_step = jax.lax.scan(
+    kl, per_step = loops.scan(
         jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), jnp.arange(2, num_timesteps + 1)
     )
     edge_term = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge)
@@ -223,10 +223,12 @@ def estimate(
     x_0 = kernel.data(x_0)
     time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
     batch, num_timesteps = x_0.shape[0], schedule.num_timesteps
-    repeated = x_0 if num_times == 1 else jnp.tile(x_0, (num_times,) + (1,) * (x_0.ndim - 1))
+    # The times of an example next to each other: where the batch is spread over devices, they stay where it is.
+    copies = jnp.broadcast_to(x_0[:, None], (batch, num_times, *x_0.shape[1:]))
+    repeated = copies.reshape(batch * num_times, *x_0.shape[1:])
 
     def averaged(values: Array) -> Array:
-        return values.reshape(num_times, batch).mean(axis=0)
+        return values.reshape(batch, num_times).mean(axis=1)
 
     k = averaged(_edge_term(edge_key, kernel, schedule, reverse, repeated, edge)) - prior_term(kernel, schedule, x_0)
     if num_timesteps == 1:
@@ -235,8 +237,8 @@ def estimate(
     draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
     # One permutation for all draws: the examples in its order are in the order of each draw.
     place = jax.random.permutation(deal_key, batch)
-    t, weight = (values[:, place].reshape(-1) for values in (draw.t, draw.weight))
+    t, weight = (values[:, place].T.reshape(-1) for values in (draw.t, draw.weight))
     kl = _kl_term(noise_key, kernel, schedule, reverse, repeated, t)
     k = k - averaged(weight * kl)
-    in_order = jnp.zeros_like(k).at[place].set(k)
+    in_order = jnp.zeros(batch, k.dtype).at[place].set(loops.whole(k))
     return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-from absl import app, flags
+import matplotlib
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dpm_jax import config as config_lib
@@ -195,6 +196,13 @@ def outputs(where: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
+def set_up() -> None:
+    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn."""
+    # Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
+    logging.set_verbosity(logging.FATAL)
+    matplotlib.use("Agg")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command: parse flags, call `main`; a `UserError` is one line on stderr and exit code 2.
 
@@ -205,6 +213,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             if len(arguments) > 1:
                 raise UserError(f"unexpected argument {arguments[1]!r}; flags begin with --")
+            set_up()
             _join_processes()
             main()
             sys.stdout.flush()

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import normal, timesteps
+from dpm_jax import loops, normal, timesteps
 from dpm_jax.degradations import Degradation
 from dpm_jax.sampling import Numbered
 from dpm_jax.types import Distribution, Reverse, num_arguments, verbs
@@ -99,7 +99,9 @@ def keyed(degrade: Degradation) -> Keyed:
         def of_one(x_0: Array, t: Array, number: Array) -> Array:
             return degrade(jax.random.fold_in(batch_key, number), x_0[None], t[None])[0]
 
-        return jax.vmap(of_one)(x_0, t, jnp.arange(x_0.shape[0]) if number is None else number)
+        return jax.vmap(of_one)(
+            loops.whole(x_0), loops.whole(t), jnp.arange(x_0.shape[0]) if number is None else number
+        )
 
     return of_batch
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import likelihood, particles, posterior
+from dpm_jax import likelihood, loops, particles, posterior
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Reverse
 
@@ -71,7 +71,7 @@ def log_conditional(
     joint_key, particle_key = jax.random.split(key)
     weights = likelihood.log_weights(joint_key, kernel, schedule, reverse, x_0, num_trajectories)
     joint = likelihood.lower(weights, num_trajectories)
-    r = kernel.known(x_0, jnp.broadcast_to(observed, x_0.shape))
+    r = kernel.known(loops.whole(x_0), jnp.broadcast_to(observed, x_0.shape))
     repeated = jax.tree.map(lambda value: jnp.repeat(value, num_particles, axis=0), r)
     found = particles.sample(
         particle_key,

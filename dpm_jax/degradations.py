@@ -202,7 +202,9 @@ def mask(num_timesteps: int, *, first: float = 0.03, final: float = 1.0) -> Degr
         batch, height, width, _ = x_0.shape
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
         centre = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))(keys)
-        row, column = (jnp.abs(jnp.arange(size) - centre[:, axis, None]) for axis, size in enumerate((height, width)))
+        row, column = (
+            jnp.abs(jnp.arange(size)[None] - centre[:, axis, None]) for axis, size in enumerate((height, width))
+        )
         left = jnp.asarray(table(height, width))
         return x_0 * left[t[:, None, None], row[:, :, None], column[:, None, :]][..., None]
 

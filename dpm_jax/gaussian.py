@@ -225,7 +225,7 @@ def mixed_full(schedule: Schedule, x_0: Array, covariance: Array, x_t: Array, t:
       x_t: [B, d].
       t: [B] in 1..T.
     """
-    known = _posterior_variance(schedule, t, x_t)[..., None] * jnp.eye(x_t.shape[-1])
+    known = _posterior_variance(schedule, t, x_t)[..., None] * jnp.eye(x_t.shape[-1], dtype=jnp.float32)[None]
     total = (_posterior_weight(schedule, t, x_t) ** 2)[..., None] * covariance + known
     return FullNormal(_posterior_mean(schedule, x_0, x_t, t), cholesky(total))
 
@@ -266,7 +266,7 @@ def start(schedule: Schedule, p: Normal | FullNormal, x_t: Array, t: Array) -> N
     of_x_t = _posterior_mean(schedule, jnp.zeros_like(x_t), x_t, t)
     mean = (mean_less(p, of_x_t.origin) - of_x_t.offset) / b
     if isinstance(p, FullNormal):
-        excess = gram(p.scale_tril) - known[..., None] * jnp.eye(x_t.shape[-1])
+        excess = gram(p.scale_tril) - known[..., None] * jnp.eye(x_t.shape[-1], dtype=jnp.float32)[None]
         return FullNormal(mean, cholesky(excess / (b**2)[..., None]))
     return Normal(mean, jnp.maximum(p.variance - known, 0.0) / b**2)
 
@@ -319,7 +319,10 @@ def renoised(schedule: Schedule, r: Normal, p: Law, t: Array) -> Law:
     if isinstance(p, FullNormal):
         # Rows and columns of what is replaced stand for themselves alone.
         kept = ~replaced[..., :, None] & ~replaced[..., None, :]
-        own = jnp.where(replaced, jnp.maximum(variance, 0.0), 0.0)[..., None] * jnp.eye(like.shape[-1])
+        own = (
+            jnp.where(replaced, jnp.maximum(variance, 0.0), 0.0)[..., None]
+            * jnp.eye(like.shape[-1], dtype=jnp.float32)[None]
+        )
         covariance = jnp.where(kept, gram(p.scale_tril), 0.0) + own
         return FullNormal(jnp.where(replaced, place, p.mean), cholesky(covariance))
     return Normal(jnp.where(replaced, place, p.mean), jnp.where(replaced, variance, p.variance))

@@ -55,8 +55,8 @@ class Level(NamedTuple):
 def standard(num_channels: int) -> Level:
     """Where to begin fitting: every scale is 1, wider than standardised data need, so that gradients are small."""
     # An array each: the same one thrice could not be donated to a train step.
-    mean, log_scale, log_noise = (jnp.zeros(num_channels) for _ in range(3))
-    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels)))
+    mean, log_scale, log_noise = (jnp.zeros(num_channels, jnp.float32) for _ in range(3))
+    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels), jnp.float32))
 
 
 def _deviation(log_scale: Array) -> Array:
@@ -82,14 +82,14 @@ def place(p: Level, noise: Array) -> Array:
     num_pixels = math.prod(noise.shape[1:-1])
     # The mean of the noise is independent of the rest, and has variance 1 / N.
     level = normal.place(_levels(p), math.sqrt(num_pixels) * mean.reshape(-1, noise.shape[-1]))
-    return level.reshape(mean.shape) + _deviation(p.log_noise) * rest
+    return level.reshape(mean.shape) + _deviation(p.log_noise).reshape((1,) * (rest.ndim - 1) + (-1,)) * rest
 
 
 def log_prob(p: Level, x: Array) -> Array:
     """log p(x) of [B, ..., C], [B] nats."""
     mean, rest = _split(x)
     num_channels, num_pixels = x.shape[-1], math.prod(x.shape[1:-1])
-    deviation = _deviation(p.log_noise)
+    deviation = _deviation(p.log_noise).reshape((1,) * (rest.ndim - 1) + (-1,))
     about_level = -0.5 * sum_event((rest / deviation) ** 2) - (num_pixels - 1) * jnp.sum(
         jnp.log(deviation) + 0.5 * math.log(2 * math.pi)
     )

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import loops
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Reverse, reverse_step
 
@@ -84,7 +85,7 @@ def _forward_log_weight(key: Array, kernel: Kernel, schedule: Schedule, reverse:
         log_ratio = kernel.log_prob(reverse_step(reverse, x_t, t * first), x_prev) - kernel.log_prob(q, x_prev)
         return (x_prev, log_w + log_ratio), None
 
-    (x_1, log_w), _ = jax.lax.scan(step, (x_last, log_w), jnp.arange(schedule.num_timesteps, 1, -1))
+    (x_1, log_w), _ = loops.scan(step, (x_last, log_w), jnp.arange(schedule.num_timesteps, 1, -1))
     return log_w + kernel.log_prob(reverse_step(reverse, x_1, first), x_0)
 
 
@@ -108,7 +109,7 @@ def _model_trajectory(
         return (x_prev, log_w + (kernel.log_prob(p, x_prev) - log_forward)), None
 
     times = jnp.arange(schedule.num_timesteps, 0, -1)
-    return jax.lax.scan(step, (x_last, kernel.log_prob(prior, x_last)), times)[0]
+    return loops.scan(step, (x_last, kernel.log_prob(prior, x_last)), times)[0]
 
 
 def log_weights(
@@ -143,7 +144,7 @@ def log_weights(
     x_0 = kernel.data(x_0)
 
     def draw(key: Array, rows: Array) -> Array:
-        return _forward_log_weight(key, kernel, schedule, reverse, x_0[rows // num_trajectories])
+        return _forward_log_weight(key, kernel, schedule, reverse, loops.whole(x_0)[rows // num_trajectories])
 
     rows: Array = _in_chunks(key, draw, x_0.shape[0] * num_trajectories, chunk_size)
     return rows.reshape(x_0.shape[0], num_trajectories)
@@ -268,7 +269,7 @@ def enumerate_bits(reverse: Reverse, num_bits: int, num_timesteps: int) -> tuple
     if not 1 <= num_bits <= _MAX_BITS:
         raise ValueError(f"num_bits: 1 to {_MAX_BITS} bits can be enumerated, got {num_bits}")
     num = 2**num_bits
-    strings = (jnp.arange(num)[:, None] >> jnp.arange(num_bits - 1, -1, -1) & 1).astype(jnp.float32)
+    strings = (jnp.arange(num)[:, None] >> jnp.arange(num_bits - 1, -1, -1)[None] & 1).astype(jnp.float32)
 
     def step(log_p: Array, t: Array) -> tuple[Array, None]:
         # A certain bit's -inf would meet a zero in the product, and be NaN.
@@ -279,4 +280,4 @@ def enumerate_bits(reverse: Reverse, num_bits: int, num_timesteps: int) -> tuple
         return jax.nn.logsumexp(log_p[:, None] + moves, axis=0), None
 
     start = jnp.full(num, -num_bits * jnp.log(2.0))
-    return strings, jax.lax.scan(step, start, jnp.arange(num_timesteps, 0, -1))[0]
+    return strings, loops.scan(step, start, jnp.arange(num_timesteps, 0, -1))[0]

@@ -145,7 +145,7 @@ def as_full(p: Normal | FullNormal) -> FullNormal:
     """The same law, as a `FullNormal`; p of shape [B, d]."""
     if isinstance(p, FullNormal):
         return p
-    return FullNormal(p.location, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1]))
+    return FullNormal(p.location, jnp.sqrt(p.variance)[..., None] * jnp.eye(p.mean.shape[-1], dtype=jnp.float32)[None])
 
 
 def noise(key: Array, shape: tuple[int, ...]) -> Array:
@@ -229,7 +229,10 @@ def kl(q: Normal, p: Normal | FullNormal) -> Array:
     if isinstance(p, FullNormal):
         dim = p.scale_tril.shape[-1]
         scale = jnp.sqrt(q.variance)
-        columns = [solve_lower(p.scale_tril, scale * jnp.eye(dim)[i]) * (jnp.arange(dim) > i) for i in range(dim)]
+        columns = [
+            jnp.where((jnp.arange(dim) > i)[None], solve_lower(p.scale_tril, scale * axis[None]), 0.0)
+            for i, axis in enumerate(jnp.eye(dim, dtype=jnp.float32))
+        ]
         below = sum((c**2 for c in columns), jnp.zeros_like(scale))
         conditional = jnp.diagonal(p.scale_tril, axis1=-2, axis2=-1) ** 2
         squares = solve_lower(p.scale_tril, difference) ** 2
@@ -325,7 +328,7 @@ def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
     """p(x) r(x) / Z and log Z, [B], one coordinate observed after another."""
     dim = p.mean.shape[-1]
     r = Normal(*(jnp.broadcast_to(value, p.mean.shape) for value in (r.mean, r.variance)))
-    mean, covariance, log_z = p.mean, gram(p.scale_tril), jnp.zeros(p.mean.shape[0])
+    mean, covariance, log_z = p.mean, gram(p.scale_tril), jnp.zeros(p.mean.shape[0], p.mean.dtype)
     for i in range(dim):
         before = Normal(mean[..., i], covariance[..., i, i])
         after, log_zi = _observe(before, Normal(r.mean[..., i], r.variance[..., i]))
@@ -337,7 +340,7 @@ def _observe_full(p: FullNormal, r: Normal) -> tuple[FullNormal, Array]:
         shrink = (before.variance - after.variance)[..., None, None]
         covariance = covariance - shrink * column[..., :, None] * column[..., None, :]
         # What is known varies with nothing any more, not even by rounding.
-        own = (jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)
+        own = ((jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)[None])[None]
         covariance = jnp.where((r.variance[..., i] == 0)[..., None, None] & own, 0.0, covariance)
         log_z = log_z + log_zi
     return FullNormal(mean, cholesky(covariance)), log_z

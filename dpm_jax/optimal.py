@@ -42,15 +42,16 @@ def normal(schedule: Schedule, mean: Array, covariance: Array) -> Reverse:
       covariance: [d, d], positive definite.
     """
     values, vectors = jnp.linalg.eigh(covariance)
+    variances, centre = values[None], mean[None]
 
     def reverse(x_t: Array, t: Array) -> gaussian.FullNormal:
         ratio = jnp.exp(at(schedule.log_nsr, t, x_t))
         alpha_bar = at(schedule.alpha_bar, t, x_t)
-        s2 = values * ratio / (values + ratio)
+        s2 = variances * ratio / (variances + ratio)
         # In the eigenbasis: m = mean + C / (C + nu) (x_t / sqrt(alpha_bar) - mean).
-        innovation = _product(x_t / jnp.sqrt(alpha_bar) - mean, vectors)
-        x_0 = mean + _product(values / (values + ratio) * innovation, vectors.T)
-        spread = _product(vectors * s2[:, None, :], vectors.T)
+        innovation = _product(x_t / jnp.sqrt(alpha_bar) - centre, vectors)
+        x_0 = centre + _product(variances / (variances + ratio) * innovation, vectors.T)
+        spread = _product(vectors[None] * s2[:, None, :], vectors.T)
         return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
     return reverse
@@ -66,11 +67,11 @@ def finite_points(schedule: Schedule, points: Array, log_weights: Array) -> Reve
     """
 
     def reverse(x_t: Array, t: Array) -> gaussian.FullNormal:
-        difference = x_t[:, None] / jnp.sqrt(at(schedule.alpha_bar, t, x_t))[:, None] - points
+        difference = x_t[:, None] / jnp.sqrt(at(schedule.alpha_bar, t, x_t))[:, None] - points[None]
         ratio = jnp.exp(at(schedule.log_nsr, t, x_t))
-        weights = jax.nn.softmax(log_weights - 0.5 * (difference**2).sum(-1) / ratio, axis=-1)
+        weights = jax.nn.softmax(log_weights[None] - 0.5 * (difference**2).sum(-1) / ratio, axis=-1)
         x_0 = _product(weights, points)
-        around = points - x_0[:, None]
+        around = points[None] - x_0[:, None]
         spread = jnp.einsum("bn,bni,bnj->bij", weights, around, around, precision="highest")
         return gaussian.mixed_full(schedule, x_0, spread, x_t, t)
 
@@ -94,9 +95,9 @@ def finite_bits(schedule: Schedule, points: Array, log_weights: Array) -> Revers
         every = jnp.broadcast_to(points, (x_t.shape[0], *points.shape))
         logits = binomial.marginal(schedule, every, t).logits
         log_likelihood = jax.nn.log_sigmoid(jnp.where(x_t[:, None] > 0.5, logits, -logits)).sum(-1)
-        log_joint = (log_weights + log_likelihood)[..., None]
-        log_one = jax.nn.logsumexp(jnp.where(points > 0.5, log_joint, -jnp.inf), axis=1)
-        log_zero = jax.nn.logsumexp(jnp.where(points > 0.5, -jnp.inf, log_joint), axis=1)
+        log_joint = (log_weights[None] + log_likelihood)[..., None]
+        log_one = jax.nn.logsumexp(jnp.where(points[None] > 0.5, log_joint, -jnp.inf), axis=1)
+        log_zero = jax.nn.logsumexp(jnp.where(points[None] > 0.5, -jnp.inf, log_joint), axis=1)
         return binomial.denoised_reverse(schedule, x_t, t, log_one - log_zero)
 
     return reverse

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import loops
 from dpm_jax.posterior import Evidence, Guide, Linear, log_likelihood
 from dpm_jax.types import Kernel
 
@@ -48,7 +49,7 @@ def _systematic(key: Array, log_weights: Array, num: int) -> Array:
     """Indices of [B, num] draws in proportion to the weights [B, N], with one uniform number a row."""
     weights = jax.nn.softmax(log_weights, axis=-1)
     offsets = jax.random.uniform(key, (weights.shape[0], 1))
-    positions = (jnp.arange(num) + offsets) / num
+    positions = (jnp.arange(num, dtype=jnp.float32)[None] + offsets) / num
     ends = jnp.cumsum(weights, axis=-1)
     index = jax.vmap(lambda end, position: jnp.searchsorted(end, position, side="right"))(ends, positions)
     # Rounding may leave the last end short of one.
@@ -116,7 +117,9 @@ def sample(
         log_weights = _finite(log_weights + twist)
         effective = _effective_size(log_weights)
         anew = effective < threshold * num_particles
-        index = jnp.where(anew[:, None], _systematic(choose_key, log_weights, num_particles), jnp.arange(num_particles))
+        index = jnp.where(
+            anew[:, None], _systematic(choose_key, log_weights, num_particles), jnp.arange(num_particles)[None]
+        )
 
         def chosen(values: Array) -> Array:
             if values.ndim == 0 or values.shape[0] != batch:
@@ -138,14 +141,14 @@ def sample(
 
     prior = kernel.prior(jnp.zeros((batch, *shape)))
     x_last = kernel.sample(start_key, prior)
-    carry = (x_last, jnp.zeros(size), jnp.zeros(num_posteriors))
-    carry, sizes = jax.lax.scan(scanned, carry, jnp.arange(num_timesteps, 1, -1))
+    carry = (x_last, jnp.zeros(size, jnp.float32), jnp.zeros(num_posteriors, jnp.float32))
+    carry, sizes = loops.scan(scanned, carry, jnp.arange(num_timesteps, 1, -1))
     x, log_weights, log_z, step, effective = advance(*carry, jnp.asarray(1))
     if callable(r) or isinstance(r, Linear):
         change = kernel.log_prob(step.model, x) - kernel.log_prob(step.posterior, x) + log_likelihood(kernel, r, x)
     else:
         # The last step is the product in closed form, known coordinates and all: its weight is its Z.
-        change = kernel.log_overlap(step.model, r)
+        change = kernel.log_overlap(step.model, jax.tree.map(loops.whole, r))
     log_weights = _finite(log_weights + grouped(change))
     total = jax.nn.logsumexp(log_weights, axis=-1)
     normalised = jnp.where(jnp.isfinite(total)[:, None], log_weights - total[:, None], -jnp.inf)

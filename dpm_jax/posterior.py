@@ -48,6 +48,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import loops
 from dpm_jax.normal import FullNormal, Normal
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at, sum_event
@@ -163,6 +164,7 @@ def condition(
     """
     check(kernel, r, how)
     if how == "renoised":
+        r = jax.tree.map(loops.whole, r)
 
         def posterior(x_t: Array, t: Array) -> Distribution:
             return kernel.renoised(schedule, r, reverse(x_t, t), t - 1)
@@ -187,6 +189,8 @@ def guide(
       ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised").
     """
     check(kernel, r, how, weights=True)
+    if _is_law(r):
+        r = jax.tree.map(loops.whole, r)
     if how == "matched":
         inner = _matched(kernel, schedule, reverse, r, iterations)
     elif how == "guided":
@@ -297,7 +301,9 @@ def _widened(start: Distribution, variance: Array) -> Distribution:
     if isinstance(start, Normal):
         return start._replace(variance=jnp.maximum(start.variance, variance))
     if isinstance(start, FullNormal):
-        covariance = gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1])
+        covariance = (
+            gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1], dtype=jnp.float32)[None]
+        )
         return start._replace(scale_tril=cholesky(covariance))
     return start
 
@@ -386,9 +392,9 @@ def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: in
         images.append(vector)
     columns = jnp.stack(images, axis=-1)
     products = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
-    ridge = 1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] * jnp.eye(iterations) + 1e-30 * jnp.eye(
-        iterations
-    )
+    ridge = (1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] + 1e-30) * jnp.eye(
+        iterations, dtype=jnp.float32
+    )[None]
     weights = jnp.linalg.solve(
         products + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None]
     )

@@ -289,13 +289,14 @@ def costs(
             last = jnp.full(1, 2, jnp.int32)  # the same for all examples: its coefficients are computed once
             q = kernel.q_posterior(pair, start, x_t, last)
             kl = jnp.mean(kernel.kl(q, kernel.step(pair, law, x_t, last)))
-            return jnp.where(i < j, kl, jnp.inf)
+            return jnp.where(i < j, kl, jnp.inf).astype(jnp.float32)
 
         def of_block(first: Array) -> Array:
             result: Array = jax.lax.cond(
                 first < j,
                 jax.vmap(divergence),
-                lambda index: jnp.full(index.shape, jnp.inf),
+                # An infinity of the other branch's type, however that is spread.
+                lambda index: jnp.where(index < 0, jnp.mean(edge_term), jnp.inf).astype(jnp.float32),
                 first + jnp.arange(block),
             )
             return result

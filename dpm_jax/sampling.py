@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import loops
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step, verbs
 
@@ -99,7 +100,7 @@ def _descend(
         p = reverse_step(_numbered(reverse, first + jnp.arange(num)), x_t, times)
         return kernel.place(p, _noise(key, kernel, first, num, x_t.shape[1:], t - 1)), None
 
-    return jax.lax.scan(step, x, start - jnp.arange(num_steps))[0]
+    return loops.scan(step, x, start - jnp.arange(num_steps))[0]
 
 
 def ancestral(
@@ -196,7 +197,7 @@ def ancestral_trajectory(
         return x, x
 
     starts = keep_every * jnp.arange(whole, 0, -1)
-    states.append(jax.lax.scan(stretch, x, starts)[1])
+    states.append(loops.scan(stretch, x, starts)[1])
     times.append(starts - keep_every)
     return Trajectory(jnp.concatenate(times), jnp.concatenate(states))
 
@@ -245,7 +246,7 @@ def with_jumps(
             q = kernel.forward(schedule, x, jnp.full(num, t, jnp.int32))
             return kernel.place(q, _noise(key, kernel, 0, num, shape, t)), None
 
-        return jax.lax.scan(step, x, start - length + 1 + jnp.arange(length))[0]
+        return loops.scan(step, x, start - length + 1 + jnp.arange(length))[0]
 
     def stretch(x: Array, start: Array | int, length: int) -> Array:
         x = _descend(key, kernel, reverse, 0, x, start, length)
@@ -255,7 +256,7 @@ def with_jumps(
             x = ascend(up_key, x, start, length)
             return _descend(down_key, kernel, reverse, 0, x, start, length), None
 
-        return jax.lax.scan(again, x, jnp.arange(1, num_repeats))[0]
+        return loops.scan(again, x, jnp.arange(1, num_repeats))[0]
 
     num_timesteps = schedule.num_timesteps
     x = _start(key, kernel, None, 0, num, shape, num_timesteps)
@@ -263,4 +264,4 @@ def with_jumps(
     if short:
         x = stretch(x, num_timesteps, short)
     starts = jump_length * jnp.arange(whole, 0, -1)
-    return jax.lax.scan(lambda x, start: (stretch(x, start, jump_length), None), x, starts)[0]
+    return loops.scan(lambda x, start: (stretch(x, start, jump_length), None), x, starts)[0]

@@ -293,7 +293,8 @@ def bump_basis(position: Array, num_bumps: int) -> Array:
       [..., num_bumps], non-negative, summing to one.
     """
     spacing = 1 / max(num_bumps - 1, 1)
-    centres = jnp.arange(num_bumps) * spacing
+    centres = jnp.arange(num_bumps, dtype=jnp.float32) * spacing
+    centres = centres.reshape((1,) * position.ndim + (-1,))
     return jax.nn.softmax(-0.5 * ((position[..., None] - centres) / (spacing / 2)) ** 2, axis=-1)
 
 

@@ -38,7 +38,7 @@ def gram(tril: Array) -> Array:
     """tril tril^T of [..., d, d], lower triangular."""
 
     def entry(i: int, j: int) -> Array:
-        return sum((tril[..., i, k] * tril[..., j, k] for k in range(min(i, j) + 1)), jnp.zeros(()))
+        return sum((tril[..., i, k] * tril[..., j, k] for k in range(min(i, j) + 1)), jnp.zeros((), tril.dtype))
 
     dim = tril.shape[-1]
     return matrix([[entry(i, j) for j in range(dim)] for i in range(dim)])

@@ -138,7 +138,7 @@ def table(num_timesteps: int) -> TimeTable:
 def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
     """The table with terms `values` [B] seen at t [B] int32. What is not finite is left out."""
     seen = jnp.isfinite(values)
-    new = jnp.zeros_like(table.visits).at[t].add(seen)
+    new = jnp.zeros_like(table.visits).at[t].add(seen.astype(table.visits.dtype))
     total = jnp.zeros_like(table.square).at[t].add(jnp.where(seen, values, 0.0) ** 2)
     # Visits of a t in one batch are averaged; the first mean is taken as it is.
     keep = jnp.where(table.visits == 0, 0.0, _DECAY**new)

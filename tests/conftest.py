@@ -4,6 +4,7 @@ import atexit
 import os
 import tempfile
 
+os.environ.setdefault("MPLBACKEND", "Agg")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _FOLDER = tempfile.TemporaryDirectory(prefix="dpm_jax_compiled_")
     atexit.register(_FOLDER.cleanup)

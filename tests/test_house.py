@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "shapes": 0,
     "small_differences": 0,
+    "loops": 0,
     "mesh": 0,
     "storage": 0,
     "units": 0,

@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
+from dpm_jax import cli
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import heartbeat, mnist_cold, mnist_objectives, swiss_roll
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         command.add_arguments(commands.add_parser(name, help=command.summary, allow_abbrev=False))
     try:
         chosen = parser.parse_args(arguments)
+        cli.set_up()
         EXPERIMENTS[chosen.name].run(chosen)
     except (UserError, OSError) as error:
         sys.stdout.flush()

@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
@@ -30,9 +29,6 @@ T = TypeVar("T")
 
 # Seconds before each new attempt to read what can't be read just now.
 _WAITS = (1.0, 4.0)
-
-# Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
-logging.set_verbosity(logging.FATAL)
 
 
 class _Record:
