@@ -46,6 +46,7 @@ FLOORS = {
     "config": 3,
     "experiment": 3,
     "optimizers": 3,
+    "processes": 3,
     "workdir": 3,
     "training": 3,
     "evaluation": 3,
