@@ -47,6 +47,7 @@ FLOORS = {
     "experiment": 3,
     "optimizers": 3,
     "processes": 3,
+    "progress": 3,
     "workdir": 3,
     "training": 3,
     "evaluation": 3,
