@@ -83,6 +83,16 @@ def _effective_size(log_weights: Array) -> Array:
     return jnp.where(alive, size, 0.0)
 
 
+def _tail(log_weights: Array) -> Array:
+    """Hill's estimate of the tail index of the weights [B, N], from the largest; inf where few have any weight."""
+    num = log_weights.shape[-1]
+    most = min(-(-num // 5), math.ceil(3 * math.sqrt(num)), num - 1)
+    largest = jax.lax.top_k(log_weights, most + 1)[0]
+    last = largest[..., -1]
+    excess = (largest - jnp.where(jnp.isfinite(last), last, 0.0)[..., None])[..., :-1].mean(axis=-1)
+    return jnp.where(jnp.isfinite(last), excess, jnp.inf)
+
+
 def _stderr(weights: Array, first: Array) -> Array:
     """Relative standard error of Z, [B], of normalised weights [B, N] and ancestors among the first particles [B, N].
 
