@@ -38,12 +38,15 @@ class Particles(NamedTuple):
       log_evidence: [B] log of an unbiased estimate of Z = E r(x_0) under the model, nats; -inf where every
         particle was lost.
       stderr: [B] standard error of log_evidence, nats, by the shares of Z that the descendants of each of the N
-        particles at x_T have (Chan and Lai 2013; Lee and Whiteley 2018). It is at most 1, and above some 0.5
+        particles at x_T have (Chan and Lai 2013; Lee and Whiteley 2018). It is at most about 1, and above 0.5
         says only that log_evidence is not known: few of them have descendants. NaN where N is 1 or all were lost.
       effective_size: [T + 1, B] effective sample size, between 1 and N: index t before x_t is
         resampled, index 0 at the end. 0 where every particle was lost. It cannot show modes that no particle found.
       lost: [T + 1, B] int32, how many particles lost their weight at the same times because it could not be computed:
         it is no number, or a difference of numbers above 1e7, of which float32 keeps less than a nat.
+      tail: [T + 1, B] estimate of the weights' tail index at the same times, from the largest N / 5 or 3 sqrt(N).
+        Above 0.5 their variance is infinite (Vehtari et al. 2024): few particles, which hardly ever come
+        up, have much of Z, so that effective_size and stderr are wrong and log_evidence is mostly too low.
     """
 
     x: Array
@@ -52,17 +55,35 @@ class Particles(NamedTuple):
     stderr: Array
     effective_size: Array
     lost: Array
+    tail: Array
+
+    @property
+    def doubtful(self) -> Array:
+        """Whether few particles dominate at any time, so that effective_size and stderr may be wrong; bool [B]."""
+        return (self.tail > _HEAVY).any(axis=0) | (self.effective_size < _FEW).any(axis=0)
+
+
+class _Told(NamedTuple):
+    """The attributes of `Particles` of these names, at one time."""
+
+    effective_size: Array
+    lost: Array
+    tail: Array
 
 
 class _State(NamedTuple):
-    """The scan's carry: x [B * N, ...]; log weights, the newly lost, indices of ancestors at T, [B, N]; log Z [B]."""
+    """The scan's carry: x [B * N, ...]; log weights, the newly lost, ancestors at T, [B, N]; log Z, log_apart, [B]."""
 
     x: Array
     log_weights: Array
     lost: Array
     first: Array
     log_z: Array
+    log_apart: Array
 
+
+# Of tail indices and of effective sample sizes, see `Particles`.
+_HEAVY, _FEW = 0.5, 10
 
 # Neighbouring float32 numbers are 1 apart here: the weight of a particle is then known to a factor of e at best.
 _LARGEST = 1e7
@@ -84,23 +105,36 @@ def _effective_size(log_weights: Array) -> Array:
 
 
 def _tail(log_weights: Array) -> Array:
-    """Hill's estimate of the tail index of the weights [B, N], from the largest; inf where few have any weight."""
+    """Hill's estimate of the tail index of the weights, [B], from the largest of [B, N]: those above 0 of them."""
     num = log_weights.shape[-1]
     most = min(-(-num // 5), math.ceil(3 * math.sqrt(num)), num - 1)
     largest = jax.lax.top_k(log_weights, most + 1)[0]
-    last = largest[..., -1]
-    excess = (largest - jnp.where(jnp.isfinite(last), last, 0.0)[..., None])[..., :-1].mean(axis=-1)
-    return jnp.where(jnp.isfinite(last), excess, jnp.inf)
+    alive = largest > -jnp.inf
+    excess = jnp.where(alive, largest - jnp.where(alive, largest, jnp.inf).min(axis=-1, keepdims=True), 0.0)
+    return excess.sum(axis=-1) / jnp.maximum(alive.sum(axis=-1) - 1, 1).astype(jnp.float32)
 
 
-def _stderr(weights: Array, first: Array) -> Array:
+def _chance(log_weights: Array) -> Array:
+    """Probability that resampling by chance, not by weight, makes one the ancestor of two particles; [B].
+
+    Systematic counts are shares N w rounded up or down, of variance f (1 - f) with f the fraction.
+    """
+    num = log_weights.shape[-1]
+    fraction = num * jax.nn.softmax(log_weights, axis=-1) % 1.0
+    return (fraction * (1 - fraction)).sum(axis=-1) / num**2
+
+
+def _stderr(weights: Array, first: Array, log_apart: Array) -> Array:
     """Relative standard error of Z, [B], of normalised weights [B, N] and ancestors among the first particles [B, N].
 
-    The shares of Z are independent but for a common factor, so that it is the standard error of their mean.
+    The probability that two draws from the weights descend from one first particle, less what it would be if
+    all weights on the way were alike (Lee and Whiteley 2018, theorem 1, there for independent draws):
+    `log_apart` [B] is the log of the probability that no resampling joins them by chance.
     """
     num = weights.shape[-1]
     shares = jax.vmap(lambda weights, first: jnp.zeros(num).at[first].add(weights))(weights, first)
-    return jnp.sqrt(((shares - 1 / num) ** 2).sum(axis=-1) * num / jnp.float32(num - 1))
+    excess = ((shares - 1 / num) ** 2).sum(axis=-1) + (1 - 1 / num) * jnp.expm1(log_apart)
+    return jnp.sqrt(jnp.maximum(excess / (jnp.float32(1 - 1 / num) * jnp.exp(log_apart)), 0.0))
 
 
 def _times(log_weights: Array, log_factor: Array, log_divisor: Array | float = 0.0) -> tuple[Array, Array]:
@@ -151,12 +185,14 @@ def sample(
     def flat(values: Array) -> Array:
         return values.reshape(batch, *values.shape[2:])
 
-    def advance(state: _State, t: Array) -> tuple[_State, Step, Array, Array]:
-        """Weigh the particles at time t, resample where needed, move on; the step, effective sizes and the lost."""
+    def advance(state: _State, t: Array) -> tuple[_State, Step, _Told]:
+        """Weigh the particles at time t, resample where needed, move on; the step, and what is told of the weights."""
         choose_key, move_key = jax.random.split(jax.random.fold_in(key, t))
         step = guide(state.x, jnp.full(batch, t, jnp.int32))
         log_weights, lost = _times(state.log_weights, grouped(step.log_twist))
-        effective = _effective_size(log_weights)
+        lost = (state.lost | lost).sum(axis=-1, dtype=jnp.int32)
+        told = _Told(_effective_size(log_weights), lost, _tail(log_weights))
+        effective = told.effective_size
         again = ((effective > 0) & (effective < threshold * num_particles))[:, None]
         index = jnp.where(again, _resample(choose_key, log_weights, num_particles), jnp.arange(num_particles))
 
@@ -170,12 +206,13 @@ def sample(
         # Their mean weight goes into the estimate of Z, and all weigh the same from there on.
         total = jax.nn.logsumexp(log_weights, axis=-1)
         log_z = jnp.where(again[:, 0], state.log_z + total - math.log(num_particles), state.log_z)
+        chance = jnp.where(again[:, 0], _chance(jnp.where(again, log_weights, 0.0)), 0.0)
         log_weights = jnp.where(again, 0.0, log_weights)
         possible = log_weights > -jnp.inf
         log_weights = jnp.where(possible, log_weights - jnp.where(possible, grouped(step.log_twist), 0.0), -jnp.inf)
         x = kernel.sample(move_key, step.posterior)
-        lost = (state.lost | lost).sum(axis=-1, dtype=jnp.int32)
-        return _State(x, log_weights, state.lost, chosen(state.first), log_z), step, effective, lost
+        log_apart = state.log_apart + jnp.log1p(-chance)
+        return _State(x, log_weights, state.lost, chosen(state.first), log_z, log_apart), step, told
 
     def weighed(state: _State, step: Step) -> _State:
         """With the weights of the move by this step."""
@@ -183,16 +220,17 @@ def sample(
         log_weights, lost = _times(state.log_weights, log_p, log_q)
         return state._replace(log_weights=log_weights, lost=lost)
 
-    def scanned(state: _State, t: Array) -> tuple[_State, tuple[Array, Array]]:
-        state, step, effective, lost = advance(state, t)
-        return weighed(state, step), (effective, lost)
+    def scanned(state: _State, t: Array) -> tuple[_State, _Told]:
+        state, step, told = advance(state, t)
+        return weighed(state, step), told
 
     prior = kernel.prior(jnp.zeros((batch, *shape)))
     x_last = kernel.sample(jax.random.fold_in(key, num_timesteps + 1), prior)
     first = jnp.broadcast_to(jnp.arange(num_particles), size)
-    state = _State(x_last, jnp.zeros(size), jnp.zeros(size, bool), first, jnp.zeros(num_posteriors))
-    state, (sizes, losses) = jax.lax.scan(scanned, state, jnp.arange(num_timesteps, 1, -1))
-    state, step, effective, lost = advance(state, jnp.asarray(1))
+    nothing = jnp.zeros(num_posteriors)
+    state = _State(x_last, jnp.zeros(size), jnp.zeros(size, bool), first, nothing, nothing)
+    state, before = jax.lax.scan(scanned, state, jnp.arange(num_timesteps, 1, -1))
+    state, step, told = advance(state, jnp.asarray(1))
     if callable(r) or isinstance(r, Linear):
         state = weighed(state, step)
         log_weights, last_lost = _times(state.log_weights, grouped(log_likelihood(kernel, r, state.x)))
@@ -200,6 +238,7 @@ def sample(
     else:
         # The last step is the product in closed form, known coordinates and all: its weight is its Z.
         log_weights, last_lost = _times(state.log_weights, grouped(kernel.log_overlap(step.model, r)))
+    at_end = _Told(_effective_size(log_weights), last_lost.sum(axis=-1, dtype=jnp.int32), _tail(log_weights))
     total = jax.nn.logsumexp(log_weights, axis=-1)
     alive = jnp.isfinite(total)
     normalised = jnp.where(alive[:, None], log_weights - jnp.where(alive, total, 0.0)[:, None], -jnp.inf)
@@ -207,9 +246,8 @@ def sample(
         x=grouped(state.x),
         log_weights=normalised,
         log_evidence=state.log_z + total - math.log(num_particles),
-        stderr=jnp.where(alive, _stderr(jnp.exp(normalised), state.first), jnp.nan),
-        effective_size=jnp.concatenate([sizes, effective[None], _effective_size(log_weights)[None]])[::-1],
-        lost=jnp.concatenate([losses, lost[None], last_lost.sum(axis=-1, dtype=jnp.int32)[None]])[::-1],
+        stderr=jnp.where(alive, _stderr(jnp.exp(normalised), state.first, state.log_apart), jnp.nan),
+        **jax.tree.map(lambda *parts: jnp.vstack(parts)[::-1], before, told, at_end)._asdict(),
     )
 
 

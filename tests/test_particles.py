@@ -73,9 +73,9 @@ def check_form(result, shape, num_groups=GROUPS, num_particles=PARTICLES, num_ti
     assert result.log_weights.shape == (num_groups, num_particles)
     assert result.log_evidence.shape == (num_groups,)
     assert result.effective_size.shape == (num_timesteps + 1, num_groups)
-    assert {leaf.dtype for leaf in result[:5]} == {jnp.dtype("float32")}
-    assert result.stderr.shape == (num_groups,)
-    assert result.lost.shape == result.effective_size.shape
+    assert {leaf.dtype for leaf in result._replace(lost=result.tail)} == {jnp.dtype("float32")}
+    assert result.stderr.shape == result.doubtful.shape == (num_groups,)
+    assert result.lost.shape == result.tail.shape == result.effective_size.shape
     assert (np.asarray(result.lost) == 0).all()
     np.testing.assert_allclose(np.exp(result.log_weights).sum(1), 1, rtol=1e-4)
     sizes = np.asarray(result.effective_size)
@@ -174,6 +174,52 @@ def test_a_single_step():
     check_normal(result, exact, log_z)
 
 
+# --- Whether the estimates can be believed ---
+
+
+@pytest.mark.parametrize(
+    ("how", "noise", "threshold"),
+    [
+        ("denoised", 0.2, 0.5),
+        ("guided", 0.2, 0.5),
+        ("guided", 0.2, 0.95),
+        ("matched", 0.2, 0.5),
+        ("annealed", 20.0, 0.5),
+        ("constant", 20.0, 0.5),
+    ],
+)
+def test_every_way_is_unbiased_and_states_its_error(how, noise, threshold):
+    """Over 300 repeats, of weights that need no resampling and of some that are resampled at many steps."""
+    found, log_z = repeats(how, noise, threshold)
+    ratio = np.exp(np.asarray(found.log_evidence, float) - log_z)
+    actual, stated = np.std(found.log_evidence), np.sqrt(np.mean(np.asarray(found.stderr, float) ** 2))
+    resampled = (np.asarray(found.effective_size) < threshold * 200).sum(0).mean()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(300)
+    assert resampled > 3 or threshold == 0.5
+    assert 0.85 < stated / actual < 1.15
+    assert np.mean(found.doubtful) < 0.02
+
+
+@pytest.mark.parametrize("how", ["annealed", "constant"])
+def test_weights_of_infinite_variance_are_doubtful(how):
+    """Evidence far too strong along the chain: effective sizes look fair and most estimates are far too low."""
+    found, log_z = repeats(how, 0.2, 0.5)
+    assert np.median(np.exp(np.asarray(found.log_evidence, float) - log_z)) < 0.9
+    assert np.median(found.effective_size.min(axis=0)) > 10
+    assert np.mean(found.doubtful) > 0.5
+
+
+def repeats(how, noise, threshold):
+    """Of 200 particles each, and log Z."""
+    T, y, variance = 20, np.array([0.4, -0.1]), np.array([noise, noise])
+    schedule = schedules.geometric(T, beta_1=1e-3)
+    model = normal_chain(schedule, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))[1]
+    r = Normal(jnp.asarray(y[None], jnp.float32), jnp.asarray(variance[None], jnp.float32))
+    guide = posterior.guide(gaussian, schedule, model, r, how)
+    sample = jax.jit(lambda key: particles.sample(key, gaussian, guide, r, 300, 200, (2,), T, threshold=threshold))
+    return sample(KEY), conditioned(normal_law(model, T, 2), np.eye(2), y, variance)[1]
+
+
 # --- Bits ---
 
 BITS = schedules.erase(20, beta_1=0.02)
@@ -219,10 +265,8 @@ def test_one_particle_with_all_the_weight_is_all_that_is_drawn():
 def test_draws_are_in_proportion_and_in_random_order():
     weights = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
     x = jnp.arange(6.0).reshape(2, 3, 1)
-    log_weights = jnp.log(jnp.asarray(weights, jnp.float32))
-    result = particles.Particles(
-        x, log_weights, jnp.zeros(2), jnp.zeros(2), jnp.ones((2, 2)), jnp.zeros((2, 2), jnp.int32)
-    )
+    log_weights, told = jnp.log(jnp.asarray(weights, jnp.float32)), jnp.zeros((2, 2))
+    result = particles.Particles(x, log_weights, jnp.zeros(2), jnp.zeros(2), told, told, told)
     n = 4000
     drawn = jax.jit(jax.vmap(lambda key: particles.draw(key, result, 10)))(jax.random.split(KEY, n))
     assert drawn.shape == (n, 2, 10, 1)
