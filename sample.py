@@ -195,8 +195,9 @@ def _sample_posterior(
     scored = scores.score(seen, draws.samples, binary, description.standardization.levels)
     if scored is not None:
         print(scores.table(scored))
-    if draws.log_evidence is not None and draws.effective_size is not None:
-        print(f"log2 p(observed), mean: {bits(draws.log_evidence).mean():.3f} bits an observation, the model's units")
+    for line in posterior_samples.particle_report(draws, _NUM_PARTICLES.value):
+        print(line)
+    if draws.log_evidence is not None:
         hidden = posterior_samples.log_hidden(
             hidden_key, built, params, description.standardization, seen, draws, _NUM_PARTICLES.value
         )
@@ -204,7 +205,6 @@ def _sample_posterior(
             print(
                 f"log2 p(hidden | observed), mean: {bits(hidden).mean():.3f} bits, of as many trajectories as particles"
             )
-        print(f"least effective sample size: {draws.effective_size.min():.1f} of {_NUM_PARTICLES.value} particles")
     arrays: dict[str, Any] = posterior_samples.arrays(seen, draws)
     np.savez(out / "samples.npz", **arrays)
     plots.save(

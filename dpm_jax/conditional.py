@@ -29,13 +29,17 @@ class Conditional(NamedTuple):
       conditional: log p(hidden | observed): joint - observed.
       joint: log p(x_0), the stochastic lower bound of `likelihood.lower`.
       observed: log p(observed part), by particles.
+      stderr: standard error of conditional, by the scatter of the trajectories' weights and that of `particles`.
       effective_size: [B] least effective sample size of the particles.
+      doubtful: [B] bool, whether few particles dominate, so that stderr and effective_size may be wrong.
     """
 
     conditional: Array
     joint: Array
     observed: Array
+    stderr: Array
     effective_size: Array
+    doubtful: Array
 
 
 def log_conditional(
@@ -50,7 +54,7 @@ def log_conditional(
     num_particles: int,
     how: posterior.How = "denoised",
 ) -> Conditional:
-    """log p(x_0 where not observed | x_0 where observed) for each example.
+    """Return log p(x_0 where not observed | x_0 where observed) for each example.
 
     Args:
       key: PRNG key.
@@ -83,5 +87,15 @@ def log_conditional(
         x_0.shape[1:],
         schedule.num_timesteps,
     )
-    effective = found.effective_size.min(axis=0)
-    return Conditional(joint - found.log_evidence, joint, found.log_evidence, effective)
+    shares = jax.nn.softmax(weights, axis=-1)
+    variance = (
+        ((shares - 1 / num_trajectories) ** 2).sum(axis=-1) * num_trajectories / jnp.float32(num_trajectories - 1)
+    )
+    return Conditional(
+        conditional=joint - found.log_evidence,
+        joint=joint,
+        observed=found.log_evidence,
+        stderr=jnp.sqrt(variance + found.stderr**2),
+        effective_size=found.effective_size.min(axis=0),
+        doubtful=found.doubtful,
+    )

@@ -6,7 +6,7 @@ for p(x_{t:T}) psi_t(x_t) moves on with weight
 
     p(x_{t-1} | x_t) psi_{t-1}(x_{t-1}) / (p~(x_{t-1} | x_t) psi_t(x_t)),    psi_0 = r,
 
-and whenever the effective sample size of the weights falls below a share of the particles, they are drawn anew
+and whenever the effective sample size of the weights falls below a share of the particles, they are resampled
 in proportion to them, systematically (Doucet and Johansen 2009; Wu et al. 2023, for diffusion models). The
 guesses cancel: whatever they are, the weighted particles converge to the posterior, and the
 mean of the weights is an unbiased estimate of Z = E r(x_0), the probability of what was
@@ -15,14 +15,15 @@ observed. Good guesses keep the effective sample size high.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops
-from dpm_jax.posterior import Evidence, Guide, Linear, log_likelihood
+from dpm_jax import loops, systematic
+from dpm_jax.posterior import Evidence, Guide, Linear, Step, log_likelihood
 from dpm_jax.types import Kernel
 
 __all__ = ["Particles", "draw", "sample"]
@@ -34,26 +35,65 @@ class Particles(NamedTuple):
     Attributes:
       x: [B, N, ...] x_0.
       log_weights: [B, N] normalised; all -inf where every particle was lost.
-      log_evidence: [B] log of an unbiased estimate of Z = E r(x_0) under the model, nats; -inf where lost.
+      log_evidence: [B] log of an unbiased estimate of Z = E r(x_0) under the model, nats; -inf where every
+        particle was lost.
+      stderr: [B] standard error of log_evidence, nats, by the shares of Z that the descendants of each of the N
+        particles at x_T have (Chan and Lai 2013; Lee and Whiteley 2018). It is at most about 1, and above 0.5
+        says only that log_evidence is not known: few of them have descendants. NaN where N is 1 or all were lost.
       effective_size: [T + 1, B] effective sample size, between 1 and N: index t before x_t is
-        drawn anew, index 0 at the end. 0 where lost. It cannot show modes that no particle found.
+        resampled, index 0 at the end. 0 where every particle was lost. It cannot show modes that no particle found.
+      lost: [T + 1, B] int32, how many particles lost their weight at the same times because it could not be computed:
+        it is no number, or a difference of numbers above 1e7, of which float32 keeps less than a nat.
+      tail: [T + 1, B] estimate of the weights' tail index at the same times, from the largest N / 5 or 3 sqrt(N).
+        Above 0.5 their variance is infinite (Vehtari et al. 2024): few particles, which hardly ever come
+        up, have much of Z, so that effective_size and stderr are wrong and log_evidence is mostly too low.
     """
 
     x: Array
     log_weights: Array
     log_evidence: Array
+    stderr: Array
     effective_size: Array
+    lost: Array
+    tail: Array
+
+    @property
+    def doubtful(self) -> Array:
+        """Whether few particles dominate at any time, so that effective_size and stderr may be wrong; bool [B]."""
+        return (self.tail > _HEAVY).any(axis=0) | (self.effective_size < _FEW).any(axis=0)
 
 
-def _systematic(key: Array, log_weights: Array, num: int) -> Array:
+class _Told(NamedTuple):
+    """The attributes of `Particles` of these names, at one time."""
+
+    effective_size: Array
+    lost: Array
+    tail: Array
+
+
+class _State(NamedTuple):
+    """The scan's carry: x [B * N, ...]; log weights, the newly lost, ancestors at T, [B, N]; log Z, log_apart, [B]."""
+
+    x: Array
+    log_weights: Array
+    lost: Array
+    first: Array
+    log_z: Array
+    log_apart: Array
+
+
+# Of tail indices and of effective sample sizes, see `Particles`.
+_HEAVY, _FEW = 0.5, 10
+
+# Neighbouring float32 numbers are 1 apart here: the weight of a particle is then known to a factor of e at best.
+_LARGEST = 1e7
+
+
+def _resample(key: Array, log_weights: Array, num: int) -> Array:
     """Indices of [B, num] draws in proportion to the weights [B, N], with one uniform number a row."""
-    weights = jax.nn.softmax(log_weights, axis=-1)
-    offsets = jax.random.uniform(key, (weights.shape[0], 1))
-    positions = (jnp.arange(num, dtype=jnp.float32)[None] + offsets) / num
-    ends = jnp.cumsum(weights, axis=-1)
-    index = jax.vmap(lambda end, position: jnp.searchsorted(end, position, side="right"))(ends, positions)
-    # Rounding may leave the last end short of one.
-    return jnp.minimum(index, weights.shape[-1] - 1)
+    largest = log_weights.max(axis=-1, keepdims=True)
+    weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(largest), largest, 0.0))
+    return systematic.indices(jax.random.uniform(key, weights.shape[:1]), weights, num)
 
 
 def _effective_size(log_weights: Array) -> Array:
@@ -64,9 +104,46 @@ def _effective_size(log_weights: Array) -> Array:
     return jnp.where(alive, size, 0.0)
 
 
-def _finite(log_weights: Array) -> Array:
-    """Weights that are no numbers count nothing: a chain that ran away stands for no sample."""
-    return jnp.where(jnp.isnan(log_weights) | (log_weights == jnp.inf), -jnp.inf, log_weights)
+def _tail(log_weights: Array) -> Array:
+    """Hill's estimate of the tail index of the weights, [B], from the largest of [B, N]: those above 0 of them."""
+    num = log_weights.shape[-1]
+    most = min(-(-num // 5), math.ceil(3 * math.sqrt(num)), num - 1)
+    largest = jax.lax.top_k(log_weights, most + 1)[0]
+    alive = largest > -jnp.inf
+    excess = jnp.where(alive, largest - jnp.where(alive, largest, jnp.inf).min(axis=-1, keepdims=True), 0.0)
+    return excess.sum(axis=-1) / jnp.maximum(alive.sum(axis=-1) - 1, 1).astype(jnp.float32)
+
+
+def _chance(log_weights: Array) -> Array:
+    """Probability that resampling by chance, not by weight, makes one the ancestor of two particles; [B].
+
+    Systematic counts are shares N w rounded up or down, of variance f (1 - f) with f the fraction.
+    """
+    num = log_weights.shape[-1]
+    fraction = num * jax.nn.softmax(log_weights, axis=-1) % 1.0
+    return (fraction * (1 - fraction)).sum(axis=-1) / num**2
+
+
+def _stderr(weights: Array, first: Array, log_apart: Array) -> Array:
+    """Relative standard error of Z, [B], of normalised weights [B, N] and ancestors among the first particles [B, N].
+
+    The probability that two draws from the weights descend from one first particle, less what it would be if
+    all weights on the way were alike (Lee and Whiteley 2018, theorem 1, there for independent draws):
+    `log_apart` [B] is the log of the probability that no resampling joins them by chance.
+    """
+    num = weights.shape[-1]
+    shares = jax.vmap(lambda weights, first: jnp.zeros(num).at[first].add(weights))(weights, first)
+    excess = ((shares - 1 / num) ** 2).sum(axis=-1) + (1 - 1 / num) * jnp.expm1(log_apart)
+    return jnp.sqrt(jnp.maximum(excess / (jnp.float32(1 - 1 / num) * jnp.exp(log_apart)), 0.0))
+
+
+def _times(log_weights: Array, log_factor: Array, log_divisor: Array | float = 0.0) -> tuple[Array, Array]:
+    """log of weight times factor, [B, N], and of which particles it could not be computed: their weight is 0 then."""
+    impossible = log_weights == -jnp.inf
+    # A factor of 0 is an answer, too.
+    known = ((jnp.abs(log_factor) <= _LARGEST) | (log_factor == -jnp.inf)) & (jnp.abs(log_divisor) <= _LARGEST)
+    product = jnp.where(known & ~impossible, log_weights + log_factor - log_divisor, -jnp.inf)
+    return product, ~known & ~impossible
 
 
 def sample(
@@ -81,7 +158,7 @@ def sample(
     *,
     threshold: float = 0.5,
 ) -> Particles:
-    """Particles of the posteriors of a model given evidence, as one scan.
+    """Sample particles of the posteriors of a model given evidence, as one scan.
 
     Args:
       key: PRNG key.
@@ -94,7 +171,7 @@ def sample(
       num_particles: N.
       shape: of one example.
       num_timesteps: T.
-      threshold: particles are drawn anew when the effective sample size falls below this share of N.
+      threshold: particles are resampled when the effective sample size falls below this share of N.
 
     Returns:
       `Particles`.
@@ -109,57 +186,77 @@ def sample(
     def flat(values: Array) -> Array:
         return values.reshape(batch, *values.shape[2:])
 
-    def advance(x_t: Array, log_weights: Array, log_z: Array, t: Array) -> tuple[Any, ...]:
-        """Weigh the particles at time t, draw them anew where needed, move them on."""
+    def advance(state: _State, t: Array) -> tuple[_State, Step, _Told]:
+        """Weigh the particles at time t, resample where needed, move on; the step, and what is told of the weights."""
         choose_key, move_key = jax.random.split(jax.random.fold_in(steps_key, t))
-        step = guide(x_t, jnp.full(batch, t, jnp.int32))
-        twist = grouped(step.log_twist)
-        log_weights = _finite(log_weights + twist)
-        effective = _effective_size(log_weights)
-        anew = effective < threshold * num_particles
-        index = jnp.where(
-            anew[:, None], _systematic(choose_key, log_weights, num_particles), jnp.arange(num_particles)[None]
-        )
+        step = guide(state.x, jnp.full(batch, t, jnp.int32))
+        log_weights, lost = _times(state.log_weights, grouped(step.log_twist))
+        lost = (state.lost | lost).sum(axis=-1, dtype=jnp.int32)
+        told = _Told(_effective_size(log_weights), lost, _tail(log_weights))
+        effective = told.effective_size
+        again = ((effective > 0) & (effective < threshold * num_particles))[:, None]
+        index = jnp.where(again, _resample(choose_key, log_weights, num_particles), jnp.arange(num_particles)[None])
 
         def chosen(values: Array) -> Array:
-            if values.ndim == 0 or values.shape[0] != batch:
-                return values  # the same for all
-            return flat(jax.vmap(lambda group, i: group[i])(grouped(values), index))
+            picked: Array = jax.vmap(lambda group, i: group[i])(values, index)
+            return picked
 
-        step = jax.tree.map(chosen, step)
+        step = jax.tree.map(
+            lambda values: values if jnp.shape(values)[:1] != (batch,) else flat(chosen(grouped(values))), step
+        )
         # Their mean weight goes into the estimate of Z, and all weigh the same from there on.
         total = jax.nn.logsumexp(log_weights, axis=-1)
-        log_z = jnp.where(anew, log_z + total - jnp.log(num_particles), log_z)
-        log_weights = jnp.where(anew[:, None], 0.0, log_weights)
+        log_z = jnp.where(again[:, 0], state.log_z + total - math.log(num_particles), state.log_z)
+        chance = jnp.where(again[:, 0], _chance(jnp.where(again, log_weights, 0.0)), 0.0)
+        log_weights = jnp.where(again, 0.0, log_weights)
+        possible = log_weights > -jnp.inf
+        log_weights = jnp.where(possible, log_weights - jnp.where(possible, grouped(step.log_twist), 0.0), -jnp.inf)
         x = kernel.sample(move_key, step.posterior)
-        return x, log_weights - grouped(step.log_twist), log_z, step, effective
+        log_apart = state.log_apart + jnp.log1p(-chance)
+        return _State(x, log_weights, state.lost, chosen(state.first), log_z, log_apart), step, told
 
-    def scanned(carry: tuple[Array, Array, Array], t: Array) -> tuple[tuple[Array, Array, Array], Array]:
-        x, log_weights, log_z, step, effective = advance(*carry, t)
-        change = kernel.log_prob(step.model, x) - kernel.log_prob(step.posterior, x)
-        return (x, log_weights + grouped(change), log_z), effective
+    def weighed(state: _State, step: Step) -> _State:
+        """With the weights of the move by this step."""
+        log_p, log_q = (grouped(kernel.log_prob(law, state.x)) for law in (step.model, step.posterior))
+        log_weights, lost = _times(state.log_weights, log_p, log_q)
+        return state._replace(log_weights=log_weights, lost=lost)
+
+    def scanned(state: _State, t: Array) -> tuple[_State, _Told]:
+        state, step, told = advance(state, t)
+        return weighed(state, step), told
 
     prior = kernel.prior(jnp.zeros((batch, *shape)))
     x_last = kernel.sample(start_key, prior)
-    carry = (x_last, jnp.zeros(size, jnp.float32), jnp.zeros(num_posteriors, jnp.float32))
-    carry, sizes = loops.scan(scanned, carry, jnp.arange(num_timesteps, 1, -1))
-    x, log_weights, log_z, step, effective = advance(*carry, jnp.asarray(1))
+    first = jnp.broadcast_to(jnp.arange(num_particles), size)
+    nothing = jnp.zeros(num_posteriors, jnp.float32)
+    state = _State(x_last, jnp.zeros(size, jnp.float32), jnp.zeros(size, bool), first, nothing, nothing)
+    state, before = loops.scan(scanned, state, jnp.arange(num_timesteps, 1, -1))
+    state, step, told = advance(state, jnp.asarray(1))
     if callable(r) or isinstance(r, Linear):
-        change = kernel.log_prob(step.model, x) - kernel.log_prob(step.posterior, x) + log_likelihood(kernel, r, x)
+        state = weighed(state, step)
+        log_weights, last_lost = _times(state.log_weights, grouped(log_likelihood(kernel, r, state.x)))
+        last_lost = last_lost | state.lost
     else:
         # The last step is the product in closed form, known coordinates and all: its weight is its Z.
-        change = kernel.log_overlap(step.model, jax.tree.map(loops.whole, r))
-    log_weights = _finite(log_weights + grouped(change))
+        log_overlap = kernel.log_overlap(step.model, jax.tree.map(loops.whole, r))
+        log_weights, last_lost = _times(state.log_weights, grouped(log_overlap))
+    at_end = _Told(_effective_size(log_weights), last_lost.sum(axis=-1, dtype=jnp.int32), _tail(log_weights))
     total = jax.nn.logsumexp(log_weights, axis=-1)
-    normalised = jnp.where(jnp.isfinite(total)[:, None], log_weights - total[:, None], -jnp.inf)
-    sizes = jnp.concatenate([sizes, effective[None], _effective_size(log_weights)[None]])[::-1]
-    return Particles(grouped(x), normalised, log_z + total - jnp.log(num_particles), sizes)
+    alive = jnp.isfinite(total)
+    normalised = jnp.where(alive[:, None], log_weights - jnp.where(alive, total, 0.0)[:, None], -jnp.inf)
+    return Particles(
+        x=grouped(state.x),
+        log_weights=normalised,
+        log_evidence=state.log_z + total - math.log(num_particles),
+        stderr=jnp.where(alive, _stderr(jnp.exp(normalised), state.first, state.log_apart), jnp.nan),
+        **jax.tree.map(lambda *parts: jnp.vstack(parts)[::-1], before, told, at_end)._asdict(),
+    )
 
 
 def draw(key: Array, particles: Particles, num: int) -> Array:
-    """Unweighted draws from each posterior, [B, num, ...]; a particle may come up more than once."""
+    """Draw from each posterior without weights, [B, num, ...]; a particle may come up more than once."""
     choose_key, order_key = jax.random.split(key)
-    index = _systematic(choose_key, particles.log_weights, num)
+    index = _resample(choose_key, particles.log_weights, num)
     # In random order, so that any first few of them are draws, too.
     index = jax.random.permutation(order_key, index, axis=1, independent=True)
     drawn: Array = jax.vmap(lambda x, i: x[i])(particles.x, index)

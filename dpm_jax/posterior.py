@@ -27,8 +27,8 @@ Evidence r is one of
                     coordinate. Exact for independent bits, and for normal data with independent coordinates
                     (with `FullNormal`, of few dimensions, with dependent ones, too).
   "guided"    E f   the step is tilted by the gradient, through the network, of log r at the denoised estimate
-                    (Chung et al. 2023, DPS), here averaged over the law of x_0 given x_t: a function at a few
-                    points of it, evidence in closed form, the law taken to be no narrower than for
+                    (Chung et al. 2023, DPS), here averaged over the law of x_0 given x_t: a function at
+                    `points` of it, evidence in closed form, the law taken to be no narrower than for
                     data of unit variance (Song et al. 2023).
   "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
                     Tweedie's second formula is the network's own Jacobian, applied by a few products with
@@ -41,6 +41,7 @@ None but these special cases is exact. `guide` gives each of them as a proposal 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -93,8 +94,11 @@ class Step(NamedTuple):
 # Of the linear solver; each costs a gradient of the network.
 _ITERATIONS = 4
 
-# Of the law of x_0 given x_t, that a function is averaged over.
-_POINTS = 16
+# What float32 leaves of a vector after a few differences, as a share of it.
+_ROUNDING = 1e-5
+
+# Of the law of x_0 given x_t, that a function is averaged over; and how many numbers of them are held at a time.
+_POINTS, _AT_ONCE = 512, 2**22
 
 # (x_t [B, ...], t int32 [B]) -> Step.
 Guide = Callable[[Array, Array], Step]
@@ -144,23 +148,32 @@ def log_likelihood(kernel: Kernel, r: Evidence, x: Array) -> Array:
 
 
 def condition(
-    kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, how: How, *, iterations: int = _ITERATIONS
+    kernel: Kernel,
+    schedule: Schedule,
+    reverse: Reverse,
+    r: Evidence,
+    how: How,
+    *,
+    iterations: int = _ITERATIONS,
+    points: int = _POINTS,
 ) -> Reverse:
-    """The reverse function of the model multiplied with r(x_0), by one of the ways of the module's docstring.
+    """Return the reverse function of the model multiplied with r(x_0), by one of the ways of the module's docstring.
 
     Args:
       kernel: `gaussian` or `binomial`.
       schedule: of T steps.
       reverse: (x_t, t) -> distribution, the model.
       r: evidence about x_0; its arrays have the batch of x_t, or a batch of one.
-      how: it acts along the chain.
-      iterations: of the linear solver, for "matched".
+      how: the way that r acts along the chain.
+      iterations: of the linear solver of "matched", at least 1; each costs a gradient of the network.
+      points: of the law of x_0 given x_t at which "guided" averages a function, at least 1; each costs an
+        evaluation of r and its gradient. Too few make weights whose tails `particles` cannot correct.
 
     Returns:
       (x_t, t) -> distribution.
 
     Raises:
-      ValueError: if `how` does not take this kind of evidence.
+      ValueError: if `how` does not take this kind of evidence, or a number is less than 1.
     """
     check(kernel, r, how)
     if how == "renoised":
@@ -170,14 +183,21 @@ def condition(
             return kernel.renoised(schedule, r, reverse(x_t, t), t - 1)
 
         return posterior
-    step = guide(kernel, schedule, reverse, r, how, iterations=iterations)
+    step = guide(kernel, schedule, reverse, r, how, iterations=iterations, points=points)
     return lambda x_t, t: step(x_t, t).posterior
 
 
 def guide(
-    kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, how: How, *, iterations: int = _ITERATIONS
+    kernel: Kernel,
+    schedule: Schedule,
+    reverse: Reverse,
+    r: Evidence,
+    how: How,
+    *,
+    iterations: int = _ITERATIONS,
+    points: int = _POINTS,
 ) -> Guide:
-    """What `condition` does, with what `particles` needs to correct it.
+    """Return the chain of `condition`, with the weights that `particles` needs to correct it.
 
     Args: as `condition`.
 
@@ -186,15 +206,19 @@ def guide(
       weights where coordinates are known: every step but the last would be a point, too.
 
     Raises:
-      ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised").
+      ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised"), or a number is
+        less than 1.
     """
     check(kernel, r, how, weights=True)
+    for name, value in (("iterations", iterations), ("points", points)):
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1, got {value}")
     if _is_law(r):
         r = jax.tree.map(loops.whole, r)
     if how == "matched":
         inner = _matched(kernel, schedule, reverse, r, iterations)
     elif how == "guided":
-        inner = _guided(kernel, schedule, reverse, r)
+        inner = _guided(kernel, schedule, reverse, r, points)
     elif how == "denoised":
         inner = _denoised(kernel, schedule, reverse, r)
     else:
@@ -274,7 +298,7 @@ def _in_closed_form(
     return Step(model, posterior, kernel.log_overlap(start, r))
 
 
-def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Guide:
+def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, points: int) -> Guide:
     """The gradient of log r at the denoised estimate."""
 
     def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Distribution, Array]]:
@@ -283,7 +307,7 @@ def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any) -> Gui
         if _is_law(r):
             twist = kernel.log_overlap(_widened(start, at(schedule.sigma2, t, x_t)), r)
         else:
-            twist = _log_average(kernel, start, r)
+            twist = _log_average(kernel, start, r, points)
         return twist.sum(), (model, twist)
 
     def step(x_t: Array, t: Array) -> Step:
@@ -308,16 +332,22 @@ def _widened(start: Distribution, variance: Array) -> Distribution:
     return start
 
 
-def _log_average(kernel: Kernel, start: Distribution, log_r: Callable[[Array], Array]) -> Array:
-    """log of the mean of r over the law of x_0 given x_t, [B]: at a few points of it; of bits, at their rates."""
+def _log_average(kernel: Kernel, start: Distribution, log_r: Callable[[Array], Array], points: int) -> Array:
+    """log of the mean of r over the law of x_0 given x_t, [B]: at points of it; of bits, at their rates."""
     mean = kernel.mean(start)
     if not isinstance(start, Normal | FullNormal):
         return log_r(mean)
     # The same points for everyone, and with each its opposite: a smooth function of x_t.
-    noise = kernel.noise(jax.random.key(0), (_POINTS // 2, *mean.shape[1:]))
-    noise = jnp.concatenate([noise, -noise])
-    values = jax.lax.map(lambda z: log_r(kernel.place(start, jnp.broadcast_to(z, mean.shape))), noise)
-    average: Array = jax.nn.logsumexp(values, axis=0) - jnp.log(_POINTS)
+    noise = kernel.noise(jax.random.key(0), (-(-points // 2), *mean.shape[1:]))
+    noise = jnp.concatenate([noise, -noise])[:points]
+
+    def value(z: Array) -> Array:
+        return log_r(kernel.place(start, jnp.broadcast_to(z, mean.shape)))
+
+    # A power of two, so that it divides most numbers of points; what the gradient needs is computed again.
+    size = 1 << max(_AT_ONCE // mean.size, 1).bit_length() - 1
+    values = jax.vmap(value)(noise) if points <= size else jax.lax.map(jax.checkpoint(value), noise, batch_size=size)
+    average: Array = jax.nn.logsumexp(values, axis=0) - math.log(points)
     return average
 
 
@@ -371,32 +401,33 @@ def _observation(
 
 
 def _minimal_residual(matvec: Callable[[Array], Array], b: Array, iterations: int) -> Array:
-    """u of the Krylov space of b with the least |matvec(u) - b|, each example [B, ...] by itself (GMRES).
+    """Return u of the Krylov space of b with the least |matvec(u) - b|, each example [B, ...] by itself.
 
-    Conjugate gradients need a symmetric positive definite matrix, which a trained network's Jacobian only
-    nearly is, and run away; the least residual does not.
+    By generalised conjugate residuals (Eisenstat et al. 1983): images of the directions are kept orthonormal, so that
+    no system is left to solve, nothing is squared, and the residual never grows. Conjugate gradients need a symmetric
+    positive definite matrix, which a trained network's Jacobian only nearly is, and may diverge.
     """
-    flat = b.reshape(b.shape[0], -1)
-    basis: list[Array] = []
-    images: list[Array] = []
-    vector = flat
+
+    def dot(x: Array, y: Array) -> Array:
+        return (x * y).sum(axis=-1, keepdims=True)
+
+    residual = b.reshape(b.shape[0], -1)
+    whole, solution = dot(residual, residual), jnp.zeros_like(residual)
+    directions: list[tuple[Array, Array]] = []
     for _ in range(iterations):
-        whole = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-        for known in basis:
-            vector = vector - (known * vector).sum(-1, keepdims=True) * known
-        size = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-        # What is left of a vector that the basis holds already is rounding, and no direction.
-        new = size > 1e-4 * whole
-        basis.append(jnp.where(new, vector / jnp.where(new, size, 1.0), 0.0))
-        vector = matvec(basis[-1].reshape(b.shape)).reshape(flat.shape)
-        images.append(vector)
-    columns = jnp.stack(images, axis=-1)
-    products = jnp.einsum("bdi,bdj->bij", columns, columns, precision="highest")
-    ridge = (1e-5 * jnp.trace(products, axis1=1, axis2=2)[:, None, None] + 1e-30) * jnp.eye(
-        iterations, dtype=jnp.float32
-    )[None]
-    weights = jnp.linalg.solve(
-        products + ridge, jnp.einsum("bdi,bd->bi", columns, flat, precision="highest")[..., None]
-    )
-    solution: Array = (jnp.stack(basis, axis=-1) @ weights)[..., 0]
+        # A residual that is rounding, and an image that the others hold already, are no direction.
+        new = dot(residual, residual) > _ROUNDING**2 * whole
+        direction = residual
+        image = matvec(direction.reshape(b.shape)).reshape(direction.shape)
+        size = dot(image, image)
+        for known, known_image in 2 * directions:
+            share = dot(known_image, image)
+            direction, image = direction - share * known, image - share * known_image
+        rest = dot(image, image)
+        new = new & (rest > _ROUNDING**2 * size)
+        scale = jnp.where(new, jax.lax.rsqrt(jnp.where(new, rest, 1.0)), 0.0)
+        direction, image = scale * direction, scale * image
+        directions.append((direction, image))
+        share = dot(image, residual)
+        solution, residual = solution + share * direction, residual - share * image
     return solution.reshape(b.shape)

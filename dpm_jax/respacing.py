@@ -29,6 +29,7 @@ from jax import Array
 from dpm_jax import bound
 from dpm_jax.normal import FullNormal, Normal
 from dpm_jax.schedules import Schedule
+from dpm_jax.small_matrices import principal_axes
 from dpm_jax.types import Distribution, Kernel, Model, Reverse, reverse_step
 
 __all__ = [
@@ -223,8 +224,7 @@ def _own_axes(law: Distribution, x_0: Array, x_t: Array) -> tuple[Distribution, 
     """
     if not isinstance(law, FullNormal):
         return law, x_0, x_t
-    # Not of the covariance: its small eigenvalues would be lost beside the large.
-    axes, scale, _ = jnp.linalg.svd(law.scale_tril)
+    axes, scale = principal_axes(law.scale_tril)
 
     def turned(x: Array) -> Array:
         return (axes * x[:, :, None]).sum(axis=1)

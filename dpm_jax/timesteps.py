@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.systematic import indices
+
 __all__ = [
     "Design",
     "TimeDraw",
@@ -157,13 +159,13 @@ def probabilities(table: TimeTable) -> Array:
 
 
 def emphasis(weights: Array) -> TimeSampler:
-    """For a loss in which some t count more than in K: t is drawn in proportion to its weight, and not corrected for.
+    """Return draws in proportion to weights, not corrected for, of a loss in which some t count more than in K.
 
     E[mean_i w_i f(t_i)] = (T - 1) sum_t p_t f(t), p_t the weights divided by their sum over 2..T:
     the sum itself where all are alike. Positions as in `low_discrepancy`.
 
     Args:
-      weights: [T + 1], positive at 2..T; entries 0 and 1 are not used.
+      weights: [T + 1], not negative at 2..T; entries 0 and 1 are not used.
 
     Raises:
       ValueError: on drawing, if there are not T + 1 of them.
@@ -172,11 +174,11 @@ def emphasis(weights: Array) -> TimeSampler:
     def draw(key: Array, num: int, num_timesteps: int) -> TimeDraw:
         if weights.shape != (num_timesteps + 1,):
             raise ValueError(f"weights: must have shape {(num_timesteps + 1,)}, got {weights.shape}")
-        u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
-        cumulative = jnp.cumsum(weights[2:])
-        t = 2 + jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
-        weight = jnp.full(num, num_timesteps - 1, jnp.float32)
-        return TimeDraw(jnp.minimum(t, num_timesteps).astype(jnp.int32), weight, "grid")
+        # As in `low_discrepancy`, the first position of the batch is uniform, and the others follow around the circle.
+        start = num * jax.random.uniform(key)
+        first = min(2, num_timesteps)  # with T = 1 there is no term, and the weight is 0
+        t = first + jnp.roll(indices(start % 1, weights[first:], num), -jnp.floor(start).astype(jnp.int32))
+        return TimeDraw(t, jnp.full(num, num_timesteps - 1, jnp.float32), "grid")
 
     return draw
 

@@ -42,6 +42,8 @@ def test_gaussian_data_have_the_conditional_density_of_the_closed_form(how):
     difference = x_0[:, 1] - MEAN[1] - slope * (x_0[:, 0] - MEAN[0])
     exact = -0.5 * (difference**2 / variance + np.log(2 * np.pi * variance))
     np.testing.assert_allclose(found.conditional, exact, atol=0.12)
+    assert (np.abs(found.conditional - exact) < 4 * found.stderr + 0.02).all()
+    assert (np.asarray(found.stderr) < 0.1).all()
     np.testing.assert_array_equal(found.conditional, found.joint - found.observed)
     assert (np.asarray(found.effective_size) > 200).all()
 

@@ -19,6 +19,7 @@ FLOORS = {
     "storage": 0,
     "units": 0,
     "small_matrices": 0,
+    "systematic": 0,
     "normal": 1,
     "bernoulli": 1,
     "schedules": 1,

@@ -524,14 +524,14 @@ def test_results_hold_all_that_was_seen_and_drawn(tmp_path):
     truth = pixels(3, 8, 8, 1).astype(np.float32)
     mask = masks.preset_mask("left", 3, (8, 8, 1))
     draws = pixels(3, 5, 8, 8, 1)
-    np.savez(tmp_path / "x.npz", **posterior_samples.arrays(of(truth, mask), Draws(draws, None, None)))
+    np.savez(tmp_path / "x.npz", **posterior_samples.arrays(of(truth, mask), Draws(draws)))
     with np.load(tmp_path / "x.npz") as found:
         assert set(found) == {"samples", "mean", "observed", "mask", "truth"}
         np.testing.assert_array_equal(found["samples"], draws)
         np.testing.assert_allclose(found["mean"], draws.mean(1), rtol=1e-6)
         np.testing.assert_array_equal(found["mask"], mask)
         assert found["mean"].dtype == np.float64
-    assert "truth" not in posterior_samples.arrays(of(truth)._replace(truth=None), Draws(draws, None, None))
+    assert "truth" not in posterior_samples.arrays(of(truth)._replace(truth=None), Draws(draws))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import bound, gaussian, optimal, schedules
+from dpm_jax import bound, gaussian, optimal, sampling, schedules
 
 KEY = jax.random.key(0)
 
@@ -27,6 +27,20 @@ def test_normal_is_conditioning_of_the_joint_law(t):
     p = optimal.normal(schedule, jnp.asarray(m), jnp.asarray(c))(jnp.asarray(x_t, jnp.float32), jnp.array([t]))
     np.testing.assert_allclose(p.mean[0], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(p.scale_tril[0] @ p.scale_tril[0].T, covariance, rtol=2e-4, atol=1e-5)
+
+
+def test_normal_of_more_dimensions_compiles_and_is_the_posterior():
+    """Twelve of them, sampled in a scan: in seconds, where unrolled algebra took minutes at ten."""
+    schedule, dim = schedules.geometric(30, beta_1=1e-3), 12
+    root = np.random.default_rng(0).standard_normal((dim, 20)) / np.sqrt(20)
+    covariance = root @ root.T
+    reverse = gaussian.forward_edge(
+        schedule, optimal.normal(schedule, jnp.ones(dim), jnp.asarray(covariance, jnp.float32))
+    )
+    x = jax.jit(lambda key: sampling.ancestral(key, gaussian, reverse, 4000, (dim,), 30))(KEY)
+    sd = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose((np.asarray(x.mean(0)) - 1) / sd, 0, atol=4.5 / np.sqrt(4000))
+    np.testing.assert_allclose(np.cov(x.T) / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=0.08)
 
 
 def test_finite_points_of_one_point_is_the_posterior():

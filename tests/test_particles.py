@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.special import expit
 
 from dpm_jax import binomial, gaussian, optimal, particles, posterior, predictions, schedules
@@ -22,6 +23,11 @@ T = 8
 SCHEDULE = schedules.geometric(T, beta_1=1e-2)
 full_model, diagonal_model = normal_chain(SCHEDULE, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))
 GROUPS, PARTICLES = 240, 24
+
+
+def standard_model(schedule):
+    """The reverse function of standard normal data: zero outputs."""
+    return lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
 
 
 def repeated(values, num_groups=GROUPS, num_particles=PARTICLES):
@@ -67,7 +73,10 @@ def check_form(result, shape, num_groups=GROUPS, num_particles=PARTICLES, num_ti
     assert result.log_weights.shape == (num_groups, num_particles)
     assert result.log_evidence.shape == (num_groups,)
     assert result.effective_size.shape == (num_timesteps + 1, num_groups)
-    assert {leaf.dtype for leaf in result} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in result._replace(lost=result.tail)} == {jnp.dtype("float32")}
+    assert result.stderr.shape == result.doubtful.shape == (num_groups,)
+    assert result.lost.shape == result.tail.shape == result.effective_size.shape
+    assert (np.asarray(result.lost) == 0).all()
     np.testing.assert_allclose(np.exp(result.log_weights).sum(1), 1, rtol=1e-4)
     sizes = np.asarray(result.effective_size)
     assert (sizes > 1 - 1e-3).all()
@@ -77,7 +86,7 @@ def check_form(result, shape, num_groups=GROUPS, num_particles=PARTICLES, num_ti
 
 
 def groups_of(result, i, num):
-    return particles.Particles(*(leaf[i::num] for leaf in result[:3]), result.effective_size[:, i::num])
+    return particles.Particles(*(leaf[i::num] for leaf in result[:4]), *(leaf[:, i::num] for leaf in result[4:]))
 
 
 def run(model, r, how, *, num_timesteps=T, schedule=SCHEDULE, kernel=gaussian, shape=(2,), **options):
@@ -112,7 +121,7 @@ def test_several_posteriors_each_with_its_own_evidence(model, how):
         check_normal(groups_of(result, i, 3), exact, log_z)
     known = np.asarray(result.x[::3, :, 0])
     np.testing.assert_allclose(known, 0.9, atol=1e-3 if model is full_model else 1e-6)
-    # What is drawn anew has fewer effective particles; some was.
+    # What is resampled has fewer effective particles; some was.
     assert how == "denoised" or result.effective_size.min() < 0.5 * PARTICLES
 
 
@@ -125,7 +134,7 @@ def test_guides_that_are_exact_leave_nothing_to_weigh():
     check_normal(result, exact, log_z)
 
 
-def test_never_drawn_anew():
+def test_never_resampled():
     r = Normal(jnp.array([[0.4, -0.1]]), jnp.array([[0.8, 0.9]]))
     result = run(diagonal_model, r, "denoised", threshold=0.0)
     check_form(result, (2,))
@@ -165,6 +174,54 @@ def test_a_single_step():
     check_normal(result, exact, log_z)
 
 
+# --- Whether the estimates can be believed ---
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "noise", "threshold"),
+    [
+        ("denoised", "law", 0.2, 0.5),
+        ("guided", "law", 0.2, 0.5),
+        ("guided", "law", 0.2, 0.95),
+        ("guided", "function", 2.0, 0.5),
+        ("matched", "law", 0.2, 0.5),
+        ("annealed", "function", 4.0, 0.5),
+        ("constant", "function", 20.0, 0.5),
+    ],
+)
+def test_every_way_is_unbiased_and_states_its_error(how, kind, noise, threshold):
+    """Over 300 repeats, of weights that need no resampling and of some that are resampled at many steps."""
+    found, log_z = repeats(how, noise, threshold, kind)
+    ratio = np.exp(np.asarray(found.log_evidence, float) - log_z)
+    actual, stated = np.std(found.log_evidence), np.sqrt(np.mean(np.asarray(found.stderr, float) ** 2))
+    resampled = (np.asarray(found.effective_size) < threshold * 200).sum(0).mean()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(300)
+    assert resampled > 3 or threshold == 0.5
+    assert 0.85 < stated / actual < 1.15
+    assert np.mean(found.doubtful) < 0.02
+
+
+@pytest.mark.parametrize("how", ["annealed", "constant"])
+def test_weights_of_infinite_variance_are_doubtful(how):
+    """Evidence far too strong along the chain: effective sizes look fair and most estimates are far too low."""
+    found, log_z = repeats(how, 0.2, 0.5)
+    assert np.median(np.exp(np.asarray(found.log_evidence, float) - log_z)) < 0.9
+    assert np.median(found.effective_size.min(axis=0)) > 10
+    assert np.mean(found.doubtful) > 0.5
+
+
+def repeats(how, noise, threshold, kind="law"):
+    """Of 200 particles each, and log Z."""
+    T, y, variance = 20, np.array([0.4, -0.1]), np.array([noise, noise])
+    schedule = schedules.geometric(T, beta_1=1e-3)
+    model = normal_chain(schedule, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))[1]
+    r = Normal(jnp.asarray(y[None], jnp.float32), jnp.asarray(variance[None], jnp.float32))
+    given = r if kind == "law" else lambda x: posterior.log_likelihood(gaussian, r, x)
+    guide = posterior.guide(gaussian, schedule, model, given, how, points=32)
+    sample = jax.jit(lambda key: particles.sample(key, gaussian, guide, given, 300, 200, (2,), T, threshold=threshold))
+    return sample(KEY), conditioned(normal_law(model, T, 2), np.eye(2), y, variance)[1]
+
+
 # --- Bits ---
 
 BITS = schedules.erase(20, beta_1=0.02)
@@ -197,32 +254,12 @@ def test_strings_of_bits_given_a_function():
     check_strings(result, joint)
 
 
-# --- Drawing anew ---
-
-
-def test_systematic_draws_are_within_one_of_their_share():
-    log_weights = 2 * jax.random.normal(KEY, (50, 40)) - 7
-    weights = np.asarray(jax.nn.softmax(log_weights, axis=1), float)
-    for num in (40, 7, 300):
-        index = np.asarray(particles._systematic(jax.random.key(num), log_weights, num))
-        assert index.shape == (50, num)
-        counts = np.stack([np.bincount(row, minlength=40) for row in index])
-        assert (np.abs(counts - num * weights) < 1 + 1e-3).all()
-
-
-def test_systematic_draws_are_unbiased():
-    log_weights = jnp.log(jnp.array([[0.013, 0.4, 0.0, 0.25, 0.337]]))
-    n = 20_000
-    index = jax.jit(jax.vmap(lambda key: particles._systematic(key, log_weights, 5)[0]))(jax.random.split(KEY, n))
-    counts = np.stack([(np.asarray(index) == i).sum(1) for i in range(5)], axis=1)
-    share = 5 * np.exp(np.asarray(log_weights[0], float))
-    assert (np.abs(counts.mean(0) - share) <= 5 * counts.std(0) / np.sqrt(n) + 1e-6).all()
-    assert (counts[:, 2] == 0).all()
+# --- Resampling ---
 
 
 def test_one_particle_with_all_the_weight_is_all_that_is_drawn():
     log_weights = jnp.where(jnp.arange(6) == 4, 0.0, -INF)[None] + 300.0
-    np.testing.assert_array_equal(particles._systematic(KEY, log_weights, 9), 4)
+    np.testing.assert_array_equal(particles._resample(KEY, log_weights, 9), 4)
     np.testing.assert_allclose(particles._effective_size(log_weights), 1, rtol=1e-5)
     np.testing.assert_allclose(particles._effective_size(jnp.full((1, 7), -500.0)), 7, rtol=1e-4)
 
@@ -230,7 +267,8 @@ def test_one_particle_with_all_the_weight_is_all_that_is_drawn():
 def test_draws_are_in_proportion_and_in_random_order():
     weights = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
     x = jnp.arange(6.0).reshape(2, 3, 1)
-    result = particles.Particles(x, jnp.log(jnp.asarray(weights, jnp.float32)), jnp.zeros(2), jnp.ones((2, 2)))
+    log_weights, told = jnp.log(jnp.asarray(weights, jnp.float32)), jnp.zeros((2, 2))
+    result = particles.Particles(x, log_weights, jnp.zeros(2), jnp.zeros(2), told, told, told)
     n = 4000
     drawn = jax.jit(jax.vmap(lambda key: particles.draw(key, result, 10)))(jax.random.split(KEY, n))
     assert drawn.shape == (n, 2, 10, 1)
@@ -290,25 +328,46 @@ def test_sharp_linear_evidence_does_not_kill_the_particles():
 
 def test_particles_that_are_all_lost_say_so():
     schedule = schedules.geometric(5, beta_1=1e-2)
-    reverse = gaussian.forward_edge(schedule, optimal.normal(schedule, jnp.zeros(2), jnp.eye(2)))
     for bad in (jnp.nan, -jnp.inf):
         r = lambda x, bad=bad: 0.0 * x.sum(-1) + bad  # noqa: E731
-        guide = posterior.guide(gaussian, schedule, reverse, r, "constant")
-        found = particles.sample(jax.random.key(0), gaussian, guide, r, 2, 8, (2,), 5)
+        guide = posterior.guide(gaussian, schedule, standard_model(schedule), r, "constant")
+        found = jax.jit(lambda key, guide=guide, r=r: particles.sample(key, gaussian, guide, r, 2, 8, (2,), 5))(KEY)
         assert (np.asarray(found.log_evidence) == -np.inf).all()
-        assert (np.asarray(found.effective_size) == 0).all()
+        assert (np.asarray(found.effective_size)[0] == 0).all()
+        assert (np.asarray(found.log_weights) == -np.inf).all()
+        assert np.isnan(found.stderr).all()
 
 
-def test_one_lost_particle_does_not_spoil_the_others():
+@pytest.mark.parametrize("twist", [np.nan, INF, -2e7, 2e7])
+def test_one_lost_particle_does_not_spoil_the_others_and_is_counted(twist):
+    """A difference of numbers above 1e7 says nothing, of whatever sign they are."""
     schedule = schedules.geometric(20, beta_1=1e-2)
-    reverse = gaussian.forward_edge(schedule, optimal.normal(schedule, jnp.zeros(2), jnp.eye(2)))
     r = Normal(jnp.array([[0.3, 0.0]]), jnp.array([[0.5, jnp.inf]]))
-    guide = posterior.guide(gaussian, schedule, reverse, r, "denoised")
 
-    def broken(x_t, t):
-        step = guide(x_t, t)
-        return step._replace(log_twist=step.log_twist.at[3].set(jnp.where(t[0] == 10, jnp.nan, step.log_twist[3])))
+    @jax.jit
+    def sample(twist):
+        guide = posterior.guide(gaussian, schedule, standard_model(schedule), r, "denoised")
 
-    found = particles.sample(jax.random.key(0), gaussian, broken, r, 1, 500, (2,), 20)
+        def broken(x_t, t):
+            step = guide(x_t, t)
+            lost = jnp.where(t[0] == 10, twist, step.log_twist[3])
+            return step._replace(log_twist=step.log_twist.at[3].set(lost))
+
+        return particles.sample(jax.random.key(0), gaussian, broken, r, 1, 500, (2,), 20)
+
+    found = sample(twist)
     exact = -0.5 * (0.3**2 / 1.5 + np.log(2 * np.pi * 1.5))
-    assert abs(float(found.log_evidence[0]) - exact) < 0.2
+    assert abs(float(found.log_evidence[0]) - exact) < 0.02
+    np.testing.assert_array_equal(found.lost[:, 0], np.arange(21) == 10)
+
+
+def test_weights_of_0_are_not_lost():
+    """r = 0 beyond a line: in the mean, Z is how much of the model is on this side of it."""
+    schedule = schedules.geometric(6, beta_1=1e-2)
+    log_r = lambda x: jnp.where(x[:, 0] > 0.5, 0.0, -jnp.inf)  # noqa: E731
+    model = standard_model(schedule)
+    guide = posterior.guide(gaussian, schedule, model, lambda x: 0.0 * x[:, 0], "constant")
+    found = jax.jit(lambda key: particles.sample(key, gaussian, guide, log_r, 20, 500, (2,), 6))(KEY)
+    ratio = np.exp(np.asarray(found.log_evidence, float)) / scipy.stats.norm.sf(0.5)
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(20)
+    assert (np.asarray(found.lost) == 0).all()

@@ -298,6 +298,38 @@ def test_multiplied_chains_are_tilted_at_every_step():
     np.testing.assert_allclose(law[1], [[variance]], rtol=1e-4)
 
 
+# --- The linear solver of "matched" ---
+
+
+@pytest.mark.parametrize("kind", ["covariance", "nearly symmetric", "singular", "nothing observed"])
+@pytest.mark.parametrize("iterations", [2, 6, 9])
+def test_the_residual_is_the_least_of_the_krylov_space(kind, iterations):
+    """Against least squares in float64, eigenvalues over three decades, and more iterations than dimensions."""
+    rng = np.random.default_rng(0)
+    dim, batch = 6, 3
+    axes = np.linalg.qr(rng.standard_normal((batch, dim, dim)))[0]
+    values = np.geomspace(1e-3, 1, dim) * (np.arange(dim) > 1 if kind == "singular" else 1)
+    matrix = axes @ (values[:, None] * axes.mT)
+    if kind == "nearly symmetric":
+        matrix = matrix + 3e-4 * rng.standard_normal(matrix.shape)
+    b = rng.standard_normal((batch, dim)) * (kind != "nothing observed")
+    b = (matrix @ b[..., None])[..., 0] if kind == "singular" else b
+    matvec = jnp.asarray(matrix, jnp.float32)
+    solve = jax.jit(
+        lambda b: posterior._minimal_residual(
+            lambda u: (matvec * u.reshape(batch, 1, dim)).sum(-1).reshape(u.shape), b, iterations
+        )
+    )
+    flat, image = (np.asarray(solve(jnp.asarray(b, jnp.float32).reshape(batch, *s)), float) for s in ((6,), (2, 3)))
+    np.testing.assert_allclose(image.reshape(batch, dim), flat, rtol=1e-4, atol=1e-3)
+    for i in range(batch):
+        krylov = np.linalg.qr(np.stack([np.linalg.matrix_power(matrix[i], k) @ b[i] for k in range(dim)], 1))[0]
+        krylov = krylov[:, :iterations]
+        best = b[i] - matrix[i] @ krylov @ np.linalg.lstsq(matrix[i] @ krylov, b[i], rcond=1e-9)[0]
+        ours = b[i] - matrix[i] @ flat[i]
+        assert np.linalg.norm(ours) <= np.linalg.norm(best) * 1.01 + 3e-4 * np.linalg.norm(b[i])
+
+
 # --- guide: twists and tilts ---
 
 
@@ -432,6 +464,12 @@ def test_wrong_combinations_are_refused(how, kind, make):
     with pytest.raises(ValueError, match=words) as error:
         make(gaussian, SCHEDULE, full_model, EVIDENCE[kind], how)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["iterations", "points"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: must be at least 1, got 0"):
+        posterior.condition(gaussian, SCHEDULE, full_model, PARTIAL, "guided", **{name: 0})
 
 
 def test_other_names_are_refused():

@@ -141,9 +141,32 @@ def test_bits_by_particles_have_the_posterior_of_bayes(beat, tmp_path):
     np.testing.assert_allclose(frequency[allowed], 1 / 3, atol=0.1)
     words = done.stdout.split("log2 p(observed), mean: ")[1]
     assert float(words.split()[0]) == pytest.approx(np.log2(0.6), abs=0.25)
+    assert words.split()[1] == "+-"
+    assert 0 < float(words.split()[2]) < 0.25
     hidden = float(done.stdout.split("log2 p(hidden | observed), mean: ")[1].split()[0])
     assert hidden == pytest.approx(np.log2(1 / 3), abs=0.4)
     assert "least effective sample size" in done.stdout
+
+
+def test_weights_that_cannot_be_believed_are_warned_of():
+    good = posterior_samples.Draws(
+        np.zeros((2, 1, 2)),
+        np.array([-2.0, -4.0]),
+        np.array([0.3, 0.4]),
+        np.array([90.0, 80.0]),
+        np.zeros(2, bool),
+        np.zeros(2),
+    )
+    lines = posterior_samples.particle_report(good, 100)
+    assert lines == [
+        "log2 p(observed), mean: -4.328 +- 0.361 bits an observation, the model's units",
+        "least effective sample size: 80.0 of 100 particles",
+    ]
+    bad = good._replace(doubtful=np.array([True, False]), lost=np.array([0.0, 0.25]))
+    told = posterior_samples.particle_report(bad, 100)
+    assert told[:2] == lines
+    assert "few particles dominate the weights of 1 of 2 observations" in told[2]
+    assert "25.0% of the particles lost their weight" in told[3]
 
 
 def test_noisy_bits_are_denoised(beat, tmp_path):

@@ -34,10 +34,11 @@ def test_unbiased_for_any_function_of_t(name, T):
     assert abs(float(mean.mean()) - exact) <= 4 * float(mean.std()) / np.sqrt(3000) + 1e-4 * exact
 
 
-@pytest.mark.parametrize("name", ["uniform", "antithetic", "low_discrepancy"])
+@pytest.mark.parametrize("name", ["uniform", "antithetic", "low_discrepancy", "emphasis"])
 @pytest.mark.parametrize("num", [1, 2, 7])
 def test_shapes_and_the_empty_sum(name, num):
-    draw = SAMPLERS[name](jax.random.key(0), num, 1)
+    sampler = timesteps.emphasis(jnp.ones(2)) if name == "emphasis" else SAMPLERS[name]
+    draw = sampler(jax.random.key(0), num, 1)
     assert draw.t.shape == draw.weight.shape == (num,)
     assert draw.t.dtype == jnp.int32
     np.testing.assert_array_equal(draw.weight, 0)
@@ -65,6 +66,18 @@ def test_emphasis_weights_the_sum(T):
     assert int(high.max()) == T
     exact = (T - 1) * float((weights[2:] * values[2:]).sum() / weights[2:].sum())
     assert abs(float(mean.mean()) - exact) <= 4 * float(mean.std()) / np.sqrt(3000) + 1e-4 * exact
+
+
+def test_emphasis_never_draws_a_weight_of_0():
+    """Many times of weights that float32 sums up out of order; and each place of the batch has the law of t."""
+    T = 20_000
+    weights = np.random.default_rng(0).random(T + 1).astype(np.float32) ** 8
+    weights[np.arange(T + 1) % 2 == 1] = 0
+    draw = jax.vmap(lambda key, weights: timesteps.emphasis(weights)(key, 64, T).t, (0, None))
+    t = jax.jit(draw)(jax.random.split(jax.random.key(0), 500), weights)
+    assert (weights[np.asarray(t)] > 0).all()
+    mean = (np.arange(T + 1) * weights)[2:].sum() / weights[2:].sum()
+    np.testing.assert_allclose(np.asarray(t)[:, 0].mean(), mean, atol=4 * T / np.sqrt(12 * 500))
 
 
 def test_emphasis_of_nothing_is_the_even_grid():

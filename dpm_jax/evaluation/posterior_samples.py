@@ -20,8 +20,9 @@ from dpm_jax.normal import Normal
 from dpm_jax.posterior import How
 from dpm_jax.progress import bar
 from dpm_jax.shapes import chunk_size
+from dpm_jax.units import bits
 
-__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden"]
+__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden", "particle_report"]
 
 
 class Plan(NamedTuple):
@@ -47,12 +48,18 @@ class Draws(NamedTuple):
       samples: [n, N, *shape] in the data's own units: float64, pixels uint8.
       log_evidence: [n] log-probability of each observation under the model, nats, in the model's
         units; None without particles.
+      stderr: [n] standard error of log_evidence, nats; None without particles.
       effective_size: [n] the least effective sample size on the way; None without particles.
+      doubtful: [n] bool, whether few particles dominate, so that the two above may be wrong; None without particles.
+      lost: [n] the largest share of particles that lost their weight at a step; None without particles.
     """
 
     samples: np.ndarray
-    log_evidence: np.ndarray | None
-    effective_size: np.ndarray | None
+    log_evidence: np.ndarray | None = None
+    stderr: np.ndarray | None = None
+    effective_size: np.ndarray | None = None
+    doubtful: np.ndarray | None = None
+    lost: np.ndarray | None = None
 
 
 def default_how(experiment: Experiment, observations: Observations, num_particles: int) -> How:
@@ -137,7 +144,7 @@ def draw(
     x = np.concatenate(parts)[:total].reshape(-1, num, *shape)
     if not np.isfinite(x).all():
         raise UserError(f"--how: chains of '{how}' ran away from these observations; use another, or --num_particles")
-    return Draws(standardization.invert(x), None, None)
+    return Draws(standardization.invert(x))
 
 
 def _with_particles(
@@ -154,26 +161,54 @@ def _with_particles(
     kernel, shape = experiment.kernel, jax.tree.leaves(r)[0].shape[1:]
 
     @jax.jit
-    def run(key: Array, params: Params, r: Any) -> tuple[Array, Array, Array]:
+    def run(key: Array, params: Params, r: Any) -> tuple[Array, ...]:
         particles_key, draw_key = jax.random.split(key)
         schedule, reverse = experiment.model(params)
         guide = posterior.guide(kernel, schedule, reverse, r, how)
         num_timesteps = schedule.num_timesteps
         found = particles.sample(particles_key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
         drawn = particles.draw(draw_key, found, num)
-        return mesh.gather((drawn[0], found.log_evidence[0], found.effective_size.min()))
+        lost = found.lost.max() / num_particles
+        told = (found.log_evidence[0], found.stderr[0], found.effective_size.min(), found.doubtful[0], lost)
+        return mesh.gather((drawn[0], *told))
 
     parts = [
         run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
         for i in range(len(jax.tree.leaves(r)[0]))
     ]
-    x, log_evidence, effective = (np.stack([np.asarray(part[i]) for part in parts]) for i in range(3))
-    if not (np.isfinite(log_evidence).all() and np.isfinite(x).all()):
+    draws = Draws(*(np.stack([np.asarray(values) for values in column]) for column in zip(*parts, strict=True)))
+    log_evidence: Any = draws.log_evidence
+    if not (np.isfinite(log_evidence).all() and np.isfinite(draws.samples).all()):
         lost = int(np.argmin(np.isfinite(log_evidence)))
         raise UserError(
             f"--num_particles: all {num_particles} lost observation {lost} with '{how}'; use more, or another --how"
         )
-    return Draws(standardization.invert(x), log_evidence, effective)
+    return draws._replace(samples=standardization.invert(draws.samples))
+
+
+def particle_report(draws: Draws, num_particles: int) -> list[str]:
+    """Return lines about the weights of draws by particles, warnings last; none without particles."""
+    if draws.log_evidence is None:
+        return []
+    assert draws.stderr is not None and draws.effective_size is not None  # noqa: PT018
+    assert draws.doubtful is not None and draws.lost is not None  # noqa: PT018
+    num = len(draws.log_evidence)
+    mean, error = bits(draws.log_evidence).mean(), bits(np.sqrt((draws.stderr**2).sum()) / num)
+    lines = [
+        f"log2 p(observed), mean: {mean:.3f} +- {error:.3f} bits an observation, the model's units",
+        f"least effective sample size: {draws.effective_size.min():.1f} of {num_particles} particles",
+    ]
+    if doubtful := int(draws.doubtful.sum()):
+        lines.append(
+            f"warning: few particles dominate the weights of {doubtful} of {num} observations: log2 p(observed) may be "
+            "too low, its error and the effective size too good; use more particles, or another --how"
+        )
+    if draws.lost.max() > 0:
+        lines.append(
+            f"warning: up to {draws.lost.max():.1%} of the particles lost their weight at a step: it was no number, or "
+            "a difference of numbers above 1e7, which float32 cannot hold"
+        )
+    return lines
 
 
 def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
