@@ -25,6 +25,8 @@ from dpm_jax import (
     schedules,
 )
 from dpm_jax.normal import Normal
+from tests.every_function import CALLS, called
+from tests.programs import equations
 
 # What jax lowers to LAPACK or to FFTs on a CPU.
 LIBRARY = {
@@ -32,32 +34,14 @@ LIBRARY = {
     *("lu_pivots_to_permutation", "ormqr", "qr", "schur", "svd", "symmetric_product", "sytrf", "triangular_solve"),
     *("tridiagonal", "tridiagonal_solve"),
 }
-LOOPS = {"scan", "while"}
 
 
-def jaxprs(value):
-    """The programs within a parameter of an equation."""
-    if hasattr(value, "eqns"):
-        yield value
-    elif hasattr(value, "jaxpr"):
-        yield from jaxprs(value.jaxpr)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from jaxprs(part)
-
-
-def library_calls_in_loops(jaxpr, inside=False):
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if inside and name in LIBRARY:
-            yield name
-        for value in equation.params.values():
-            for inner in jaxprs(value):
-                yield from library_calls_in_loops(inner, inside or name in LOOPS)
+def library_calls_in_loops(jaxpr):
+    return [e.primitive.name for e, in_loop in equations(jaxpr) if in_loop and e.primitive.name in LIBRARY]
 
 
 def refused(function, *args):
-    return list(library_calls_in_loops(jax.make_jaxpr(function)(*args).jaxpr))
+    return library_calls_in_loops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +146,9 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_library_call_in_a_loop(name):
     assert not refused(PROGRAMS[name], KEY)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_library_call_in_a_loop_of_any_function(name):
+    run, x_0 = called(name)
+    assert not refused(run, KEY, x_0)

@@ -10,6 +10,8 @@ from dpm_jax import config as config_lib
 from dpm_jax import experiment, gaussian, optimal, schedules
 from dpm_jax.data import swiss_roll
 from dpm_jax.models.convolution import conv
+from tests.every_function import CALLS, called
+from tests.programs import equations
 
 KEY = jax.random.key(0)
 PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution|dot)\b.*")
@@ -49,7 +51,7 @@ def loss_and_gradient(name, shape, changes, precision):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize(("name", "shape", "changes"), networks())
+@pytest.mark.parametrize(("name", "shape", "changes"), list(networks()))
 def test_float32_networks_and_their_gradients(name, shape, changes, platform):
     found = products(*loss_and_gradient(name, shape, changes, "highest"), platform=platform)
     assert len(found) >= 4
@@ -95,3 +97,11 @@ def test_what_is_exact_is_exact_on_accelerators():
     assert products(lambda: swiss_roll.mean_log_prob(0.1, nodes)) == []
     for function, args in ((jax.jacobian(learned), (jnp.zeros(4),)), (best, (x,)), (gaussian.null_log_prob, (x,))):
         assert below(products(function, *args)) == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_products_of_every_function_are_exact(name):
+    run, x_0 = called(name)
+    for equation, _ in equations(jax.make_jaxpr(run)(KEY, x_0).jaxpr):
+        if equation.primitive.name == "dot_general" and equation.invars[0].aval.dtype == jnp.float32:
+            assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
