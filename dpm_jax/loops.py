@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-__all__ = ["scan", "whole"]
+__all__ = ["scan", "spread_as", "whole"]
 
 Carry = TypeVar("Carry")
 
@@ -40,3 +40,10 @@ def whole(x: Array) -> Array:
         return x
     together: Array = jax.sharding.reshard(x, PartitionSpec())
     return together
+
+
+def spread_as(like: Array, x: Array) -> Array:
+    """Return x, under `jax.shard_map` with the type of a number that varies as `like` does and as x does."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    return jnp.where(False, like.reshape(-1)[0], x)

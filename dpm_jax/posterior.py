@@ -360,6 +360,8 @@ def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, itera
             start = kernel.start(schedule, model, x_t, t)
             return start.mean, (model, start)
 
+        # The Jacobian is multiplied with vectors that vary as the evidence does.
+        x_t = loops.spread_as(r.y if isinstance(r, Linear) else r.mean, x_t)
         mean, pull, (model, start) = jax.vjp(denoise, x_t, has_aux=True)
         if isinstance(start, FullNormal) and not isinstance(r, Linear):
             # The covariance is known entry by entry: nothing to be had from the Jacobian.

@@ -53,8 +53,7 @@ def test_with_a_batch_that_is_spread_over_an_explicit_mesh(name):
         jax.eval_shape(jax.jit(run), jax.random.key(0), x_0)
 
 
-# The products with a Jacobian of "matched" need an x_t that is spread as the evidence is, from the first step on.
-@pytest.mark.parametrize("name", [name for name in CALLS if "matched" not in name])
+@pytest.mark.parametrize("name", CALLS)
 def test_under_shard_map(name):
     run, x_0 = called(name)
     with jax.set_mesh(jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))):
