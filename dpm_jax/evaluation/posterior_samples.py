@@ -143,7 +143,7 @@ def draw(
             shown.update(min(size, total - first))
     x = np.concatenate(parts)[:total].reshape(-1, num, *shape)
     if not np.isfinite(x).all():
-        raise UserError(f"--how: chains of '{how}' diverged with these observations; use another --how, or --num_particles")
+        raise UserError(f"--how: chains of '{how}' diverged with these observations; use another, or --num_particles")
     return Draws(standardization.invert(x))
 
 
