@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from dpm_jax.errors import UserError
 
-__all__ = ["Staged", "folder", "is_remote", "json_text", "write_json", "write_text"]
+__all__ = ["Staged", "folder", "is_remote", "json_text", "move", "write_json", "write_text"]
 
 _SCHEME = "gs://"
 
@@ -68,6 +68,16 @@ def write_text(path: Path, text: str) -> None:
         # Otherwise the new name may be on the disk before what it is the name of.
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def move(path: Path, target: Path) -> None:
+    """Move a file into a folder, over what is there under that name; a bucket has no folders, and moves by copying."""
+    if is_remote(path):
+        target.write_bytes(path.read_bytes())
+        path.unlink()
+        return
+    target.parent.mkdir(exist_ok=True)
+    path.replace(target)
 
 
 def json_text(tree: Any, indent: int | None = None) -> str:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, write_json
+from dpm_jax.storage import is_remote, move, write_json
 
 __all__ = ["Description", "alone", "check_source", "claim", "evaluated", "read", "results"]
 
@@ -169,11 +169,9 @@ def results(workdir: Path, step: int, newest: bool = True) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         if before not in (None, step):
-            aside = workdir / f"step_{before}"
-            aside.mkdir(exist_ok=True)
             for name in _RESULTS:
                 if (workdir / name).exists():
-                    (workdir / name).replace(aside / name)
+                    move(workdir / name, workdir / f"step_{before}" / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return folder

@@ -305,8 +305,8 @@ def test_memory_of_the_exact_sum_does_not_grow_with_the_number_of_steps(slope):
         arguments = jnp.zeros((32, 64)), jnp.zeros(3), KEY, jnp.zeros((64, 32))
         return run.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
-    # 40 bytes a step for the schedule, of 64 x 32 x 4 an example and step.
-    assert temporaries(2000) - temporaries(20) < 1980 * 64
+    # 70 bytes a step for the schedule and its gradient; what is kept of a step would be 64 x 32 x 4.
+    assert temporaries(2000) - temporaries(20) < 1980 * 100
 
 
 def test_an_unknown_edge_is_refused():

@@ -68,7 +68,7 @@ def test_a_run_in_a_bucket_goes_on_with_the_same_bits(bucket, tmp_path):
     assert storage.is_remote(where)
     state, _ = run_steps_of(built, source)(loop.step_lib.init(built), 40)
     with Checkpoints(where) as checkpoints:
-        checkpoints.save(40, state, 0.0)
+        checkpoints.save(40, state, 1e9)
     said = []
     resumed = loop.train(built, source, where, said.append)
     assert said == [f"going on from step 40 in {bucket}/cut"]

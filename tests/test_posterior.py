@@ -56,8 +56,9 @@ def test_the_model_is_the_data():
         assert distance(normal_law(model, T, 3), DATA) < 0.03
     ours = optimal.normal(SCHEDULE, jnp.asarray(MEAN, jnp.float32), jnp.asarray(COVARIANCE, jnp.float32))
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 2, 40, T])
-    for a, b in zip(jax.jit(gaussian.forward_edge(SCHEDULE, ours))(x, t), full_model(x, t), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    ours, exact = jax.jit(gaussian.forward_edge(SCHEDULE, ours))(x, t), full_model(x, t)
+    np.testing.assert_allclose(ours.mean, exact.mean, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ours.scale_tril, exact.scale_tril, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,7 @@ def test_the_last_step_is_the_product_whatever_comes_before():
 
     product = gaussian.product(diagonal_model(x, t), PARTIAL)
     for step in steps(x, t):
-        for a, b in zip(step, product, strict=True):
+        for a, b in ((step.mean, product.mean), (step.variance, product.variance)):
             np.testing.assert_allclose(a[:2], b[:2], rtol=1e-5, atol=1e-6)
         assert np.abs(np.asarray(step.mean - product.mean)[2:]).max() > 1e-3
 

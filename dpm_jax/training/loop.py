@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -248,9 +249,11 @@ def _say_which_is_best(experiment: Experiment, checkpoints: Checkpoints, report:
     if experiment.validation_is_bound:
         mean, stderr = (float(bits(value)) / num_parts(experiment.shape) for value in (mean, stderr))
         unit = " bits"
+    # Of a single round nothing is known of its error.
+    error = f" +- {stderr:.4f}" if math.isfinite(stderr) else ""
     report(
-        f"on validation examples the checkpoint of step {best} is better than that of step {last}, by {mean:.4f} +- "
-        f"{stderr:.4f}{unit}; --checkpoint=best has evaluate.py and sample.py use it"
+        f"on validation examples the checkpoint of step {best} is better than that of step {last}, by {mean:.4f}{error}"
+        f"{unit}; --checkpoint=best has evaluate.py and sample.py use it"
     )
 
 
