@@ -122,6 +122,6 @@ def principal_axes(tril: Array) -> tuple[Array, Array]:
         return (turned(rows), turned(axes)), None
 
     # Of tril's type, which on some meshes says how it is spread.
-    start = jnp.where(False, tril, jnp.broadcast_to(jnp.eye(dim, dtype=tril.dtype), tril.shape))
+    start = jnp.eye(dim, dtype=tril.dtype).reshape(*(1,) * (tril.ndim - 2), dim, dim) + 0 * tril
     (rows, axes), _ = jax.lax.scan(rotate, (tril, start), pairs)
     return axes.mT, jnp.sqrt((rows**2).sum(-1))
