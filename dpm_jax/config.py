@@ -437,7 +437,7 @@ def _used(field: str, values: dict[str, Any]) -> bool:
     parts = field.split(".")
     for i in range(1, len(parts) - 1):
         section, choice = ".".join(parts[:i]), parts[i]
-        # A section with a name of its own, as optimizer.decay, is no choice.
+        # A section that has a field `name` itself, such as optimizer.decay, is not one of several choices.
         if f"{section}.name" in values and f"{section}.{choice}.name" not in values:
             return bool(values[f"{section}.name"] == choice)
     return parts[0] != "cold" or values["kernel"] == "cold"

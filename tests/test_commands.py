@@ -292,7 +292,7 @@ def test_a_finished_run_that_is_run_again_writes_nothing(tmp_path):
     assert "step 40 is trained and evaluated already" in done.stdout
     (tmp_path / "config.json").write_bytes(before[tmp_path / "config.json"])
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    # Another checkpoint has a folder of its own; when there is a newer one, what is known of the older is kept there.
+    # Results of an older checkpoint are in a separate folder, and are moved there when a newer one is evaluated.
     done = run("evaluate.py", f"--workdir={tmp_path}", "--checkpoint=20", "--ais_k=0", "--num_examples=20")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "step_20" / "evaluation.json").read_text())["step"] == 20

@@ -1,4 +1,4 @@
-"""What is not finite is told, and not written."""
+"""Values that are not finite end a command with an error, and are not written."""
 
 import jax
 import jax.numpy as jnp

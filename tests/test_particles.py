@@ -211,7 +211,7 @@ def test_weights_of_infinite_variance_are_doubtful(how):
 
 
 def repeats(how, noise, threshold, kind="law"):
-    """Of 200 particles each, and log Z."""
+    """Return runs of 200 particles each, and the exact log Z."""
     T, y, variance = 20, np.array([0.4, -0.1]), np.array([noise, noise])
     schedule = schedules.geometric(T, beta_1=1e-3)
     model = normal_chain(schedule, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))[1]

@@ -1,4 +1,4 @@
-"""What goes into the functions: data of every type are the same data, and what makes no sense is refused by name."""
+"""Inputs of the functions: data of every dtype give the same results, and invalid inputs are refused by name."""
 
 from functools import partial
 

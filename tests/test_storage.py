@@ -1,4 +1,4 @@
-"""What is written is strict JSON, whole or not at all."""
+"""JSON files are strict, and are written whole or not at all."""
 
 import json
 from typing import NamedTuple

@@ -17,7 +17,7 @@ Collection = np.ndarray | Sequence[np.ndarray]
 
 # Images that mean and variance are computed from, where looking at one may mean decoding it.
 _FOR_MOMENTS = 10_000
-# A single image gives at most one in so many of its rows to the comparison of checkpoints.
+# A single image gives at most this fraction of its rows, 1 / N, to the comparison of checkpoints.
 _SPARED = 4
 
 

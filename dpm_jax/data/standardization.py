@@ -26,7 +26,7 @@ __all__ = ["FARTHEST", "Standardization", "constants", "dequantization_noise", "
 # the others no room in float32: they would all become one number.
 FARTHEST = 1e7
 
-# A column whose standard deviation is no more than so many steps of its floating point numbers is one number, rounded.
+# A column is taken for constant if its standard deviation is at most this many float spacings of its values.
 _ROUNDING_STEPS = 4
 
 

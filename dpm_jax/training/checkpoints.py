@@ -32,7 +32,7 @@ _WAITS = (1.0, 4.0)
 
 
 class _Record:
-    """Which checkpoint has which losses, in a file of its own: Orbax's record of one goes with what is damaged of it.
+    """Losses of every checkpoint, in a separate file: a damaged checkpoint takes Orbax's record of its loss with it.
 
     A list of losses for each, one a round of `validation`; a number alone, in files of older versions, is one round.
     Also the policy by which Orbax keeps the best.

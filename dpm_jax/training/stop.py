@@ -25,7 +25,7 @@ class StopSignal:
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
-        """Listen to nothing yet; `report` is called at once, in a thread of its own, when a signal comes."""
+        """Prepare to listen; `report` is called in a separate thread as soon as a signal arrives."""
         self._heard, self._times_asked, self._report = False, 0, report
 
     def __enter__(self) -> Self:
@@ -35,7 +35,7 @@ class StopSignal:
             # Of several processes, JAX's own handler listens for SIGTERM.
             signals = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
             self._before: dict[signal.Signals, Any] = {s: signal.signal(s, self._hear) for s in signals}
-            # Python calls a handler between two of its own steps, which may be long after: in one of them it compiles,
+            # Python calls a handler only between two bytecode instructions, which may be late: during one it compiles,
             # or waits for the device. The number of the signal is here at once.
             self._ours, self._pythons = socket.socketpair()
             self._pythons.setblocking(False)
