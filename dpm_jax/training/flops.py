@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 __all__ = ["count"]
 
@@ -53,6 +53,6 @@ def _of_equation(equation: Any) -> float:
 
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:
     """The programs within an equation."""
-    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr))
-    programs = (leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf for leaf in leaves)
-    return [program for program in programs if isinstance(program, Jaxpr)]
+    # Closed programs, with their constants, have equations too.
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: hasattr(leaf, "eqns"))
+    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
