@@ -55,4 +55,5 @@ def _inner(params: dict[str, Any]) -> list[Jaxpr]:
     """The programs within an equation."""
     # Closed programs, with their constants, have equations too.
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: hasattr(leaf, "eqns"))
-    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
+    programs: list[Any] = [leaf for leaf in leaves if hasattr(leaf, "eqns")]
+    return [getattr(program, "jaxpr", program) for program in programs]
