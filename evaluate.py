@@ -30,7 +30,7 @@ from dpm_jax.evaluation import (
     short_chains,
 )
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.processes import decided_by_first, together
+from dpm_jax.hosts import decided_by_first, together
 from dpm_jax.training import loop
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")

@@ -24,7 +24,7 @@ from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, samp
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.processes import together
+from dpm_jax.hosts import together
 from dpm_jax.training import loop
 from dpm_jax.units import bits
 

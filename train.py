@@ -20,7 +20,7 @@ from dpm_jax import cli, experiment, figures, plots, storage, workdir
 from dpm_jax.data import Source, tfds
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.processes import decided_by_first, together
+from dpm_jax.hosts import decided_by_first, together
 from dpm_jax.training import cost, loop
 from dpm_jax.training import profile as trace
 from dpm_jax.training.metrics import MetricsWriter, read

@@ -2,7 +2,7 @@
 
   python -m benchmarks.convolution
 
-Prints images a second of `dpm_jax.models.convolution`, forward and forward + backward, and how
+Prints images a second of `dpm_jax.nets.convolution`, forward and forward + backward, and how
 many times as fast that is as the stock convolution of JAX and as PyTorch with channels last, where
 it is installed. JAX runs in a `lax.while_loop`, as train steps do. All three are timed in turn, in
 one process; numbers are medians, and medians of the ratios of one turn (of one turn only, where XLA's own
@@ -24,7 +24,7 @@ from typing import Any
 import jax
 from jax import Array, lax
 
-from dpm_jax.models.convolution import conv
+from dpm_jax.nets.convolution import conv
 
 REPEATS = 5
 SECONDS = 0.03  # that one timing of ours should take

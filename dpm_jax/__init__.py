@@ -1,12 +1,70 @@
 """Diffusion probabilistic models (Sohl-Dickstein et al. 2015) as pure JAX functions.
 
-A model is three things: a `schedules.Schedule`, a kernel (the module `gaussian` or
-`binomial`), and a reverse function `(x_t, t) -> distribution`. `bound`, `sampling` and
-`optimal` work with any of them. These modules need jax and numpy alone.
+A `Schedule` says how fast data are destroyed; a process (`Gaussian`, `Binomial`) is the forward chain that it makes; a
+`Model` is a process and a denoiser `(x_t, t) -> distribution of x_0`. Everything else is a function from a model to
+a model, or from a model to numbers. These modules need jax and numpy alone.
 """
 
-from dpm_jax import binomial, bound, gaussian, optimal, sampling, schedules, timesteps, units
+from dpm_jax import (
+    bound,
+    cold,
+    conditional,
+    degradations,
+    distributions,
+    entropy,
+    guidance,
+    level,
+    likelihood,
+    objectives,
+    optimal,
+    predictions,
+    processes,
+    respacing,
+    sampling,
+    schedules,
+    smc,
+    timesteps,
+    units,
+)
+from dpm_jax.ddim import ddim
+from dpm_jax.distributions import Bernoulli, FullNormal, Normal
+from dpm_jax.model import Model, forward_edge
+from dpm_jax.processes import Binomial, Gaussian
+from dpm_jax.respacing import respace
+from dpm_jax.sampling import sample
+from dpm_jax.schedules import Schedule
 
 __version__ = "0.1.0"
 
-__all__ = ["binomial", "bound", "gaussian", "optimal", "sampling", "schedules", "timesteps", "units"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "FullNormal",
+    "Gaussian",
+    "Model",
+    "Normal",
+    "Schedule",
+    "bound",
+    "cold",
+    "conditional",
+    "ddim",
+    "degradations",
+    "distributions",
+    "entropy",
+    "forward_edge",
+    "guidance",
+    "level",
+    "likelihood",
+    "objectives",
+    "optimal",
+    "predictions",
+    "processes",
+    "respace",
+    "respacing",
+    "sample",
+    "sampling",
+    "schedules",
+    "smc",
+    "timesteps",
+    "units",
+]

@@ -1,4 +1,4 @@
-"""The lower bound K on the log-likelihood (equation 14), for any kernel and any reverse function.
+"""The lower bound K on the log-likelihood (equation 14), of any model.
 
     K = E log p(x_0 | x_1)                                     edge
         - sum_{t=2}^{T} E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))
@@ -12,11 +12,12 @@ The edge is one of these:
   "forward"  the paper's (appendix B.2): p(x_0 | x_1) is the forward kernel run backwards,
              q(x_1 | x_0) pi(x_0) / pi(x_1), whose expectation is
              -H_q(X_1 | X_0) + log pi(x_0) - E log pi(x_1) = KL(q(x_1 | x_0) || pi) + log pi(x_0),
-             in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left.
-  "decoder"  p(x_0 | x_1) = reverse(x_1, 1), estimated at one x_1 an example; the usual ELBO.
+             in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left. The process must be
+             reversible with respect to pi.
+  "decoder"  the model's p(x_0 | x_1), estimated at one x_1 an example; the usual ELBO.
 
-or a function (p(x_0 | x_1), x_0) -> log-probability [B], in place of the kernel's `log_prob` in
-the second: `gaussian.bin_log_prob` makes a density model one of 8-bit pixels.
+or a function (p(x_0 | x_1), x_0) -> log-probability [B], in place of the law's `log_prob` in
+the second: `Normal.bin_log_prob` makes a density model one of 8-bit pixels.
 
 Results are nats an example. K is a bound: it is never called the likelihood.
 """
@@ -31,8 +32,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax import loops, timesteps
-from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step
+from dpm_jax.distributions import Distribution
+from dpm_jax.model import Model
+from dpm_jax.processes import Process
 
 __all__ = [
     "Bound",
@@ -104,48 +106,51 @@ def mean_and_stderr(values: Array) -> Mean:
     return Mean(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.shape[0]))
 
 
-def forward_edge_term(kernel: Kernel, schedule: Schedule, x_0: Array, t: Array) -> Array:
+def forward_edge_term(process: Process, x_0: Array, t: Array) -> Array:
     """Return the edge of a chain whose first time is t, p(x_0 | x_t) the forward kernel run backwards, [B] nats."""
-    x_0 = kernel.data(x_0)
-    prior = kernel.prior(x_0)
-    return kernel.kl(kernel.marginal(schedule, x_0, t), prior) + kernel.log_prob(prior, x_0)
+    prior = process.prior(jnp.shape(x_0))
+    return process.marginal(x_0, t).kl(prior) + prior.log_prob(x_0)
 
 
-def _edge_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, edge: Edge) -> Array:
+def edge_log_prob(edge: Edge, p: Distribution, x_0: Array) -> Array:
+    """Return log p(x_0 | x_1) of a decoder's law, [B] nats.
+
+    Raises:
+      ValueError: if `edge` is neither "decoder" nor a function.
+    """
+    if edge != "decoder" and not callable(edge):
+        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
+    return edge(p, x_0) if callable(edge) else p.log_prob(x_0)
+
+
+def _edge_term(key: Array, model: Model, x_0: Array, edge: Edge) -> Array:
     first = jnp.ones(x_0.shape[0], jnp.int32)
     if edge == "forward":
-        return forward_edge_term(kernel, schedule, x_0, first)
-    log_prob = kernel.log_prob if edge == "decoder" else edge
-    if not callable(log_prob):
-        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
-    return log_prob(reverse_step(reverse, kernel.q_sample(key, schedule, x_0, first), first), x_0)
+        return forward_edge_term(model.process, x_0, first)
+    return edge_log_prob(edge, model.reverse(model.process.marginal(x_0, first).sample(key), first), x_0)
 
 
-def _kl_term(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, t: Array) -> Array:
+def _kl_term(key: Array, model: Model, x_0: Array, t: Array) -> Array:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at one draw of x_t, [B]; t in 2..T."""
-    x_t = kernel.q_sample(key, schedule, x_0, t)
-    return kernel.kl(kernel.q_posterior(schedule, x_0, x_t, t), reverse_step(reverse, x_t, t))
+    x_t = model.process.marginal(x_0, t).sample(key)
+    return model.process.posterior(x_0, x_t, t).kl(model.reverse(x_t, t))
 
 
-def prior_term(kernel: Kernel, schedule: Schedule, x_0: Array) -> Array:
+def prior_term(process: Process, x_0: Array) -> Array:
     """Return KL(q(x_T | x_0) || p(x_T)), [B] nats."""
-    x_0 = kernel.data(x_0)
-    last = jnp.full(x_0.shape[0], schedule.num_timesteps, jnp.int32)
-    return kernel.kl(kernel.marginal(schedule, x_0, last), kernel.prior(x_0))
+    x_0 = jnp.asarray(x_0)
+    last = jnp.full(x_0.shape[0], process.num_timesteps, jnp.int32)
+    return process.marginal(x_0, last).kl(process.prior(x_0.shape))
 
 
-def evaluate(
-    key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array, *, edge: Edge = "forward"
-) -> Bound:
+def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward") -> Bound:
     """Return K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
 
     So is that of its gradient, but for one number an example and t: each step is computed again on the way back.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       x_0: [B, ...] data.
       edge: the treatment of p(x_0 | x_1), see above.
 
@@ -153,24 +158,23 @@ def evaluate(
       `Bound`, nats; `mean_and_stderr(bound.k)` for the batch.
 
     Raises:
-      ValueError: if `edge` is none of these, if x_0 is no data of this kernel, or if `reverse` returns a law of
-        another shape.
+      ValueError: if `edge` is none of these, if x_0 is no data of this process, or if the model's laws have another
+        shape.
     """
-    x_0 = kernel.data(x_0)
-    batch = x_0.shape[0]
-    num_timesteps = schedule.num_timesteps
+    x_0, process = jnp.asarray(x_0), model.process
+    batch, num_timesteps = x_0.shape[0], process.num_timesteps
     edge_key, kl_key = jax.random.split(key)
 
     def add_step(total: Array, t: Array) -> tuple[Array, Array]:
         times = jnp.full(batch, t, jnp.int32)
-        kl = _kl_term(jax.random.fold_in(kl_key, t), kernel, schedule, reverse, x_0, times)
+        kl = _kl_term(jax.random.fold_in(kl_key, t), model, x_0, times)
         return total + kl, jnp.mean(kl)
 
     kl, per_step = loops.scan(
         jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), jnp.arange(2, num_timesteps + 1)
     )
-    edge_term = _edge_term(edge_key, kernel, schedule, reverse, x_0, edge)
-    prior_kl = prior_term(kernel, schedule, x_0)
+    edge_term = _edge_term(edge_key, model, x_0, edge)
+    prior_kl = prior_term(process, x_0)
     first = jnp.ones(batch, jnp.int32)
     return Bound(
         k=edge_term - kl - prior_kl,
@@ -178,17 +182,15 @@ def evaluate(
         kl=kl,
         prior_kl=prior_kl,
         kl_per_step=jnp.concatenate([jnp.zeros(2), per_step]),
-        entropy_first=kernel.entropy(kernel.marginal(schedule, x_0, first)),
-        entropy_last=kernel.entropy(kernel.marginal(schedule, x_0, num_timesteps * first)),
-        entropy_prior=kernel.entropy(kernel.prior(x_0)),
+        entropy_first=process.marginal(x_0, first).entropy(),
+        entropy_last=process.marginal(x_0, num_timesteps * first).entropy(),
+        entropy_prior=process.prior(x_0.shape).entropy(),
     )
 
 
 def estimate(
     key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
+    model: Model,
     x_0: Array,
     *,
     edge: Edge = "forward",
@@ -197,15 +199,12 @@ def estimate(
 ) -> Estimate:
     """Return unbiased estimates of K from a few t of each example, for training: minus their mean is the loss.
 
-    Differentiable in whatever `reverse`, and for the Gaussian kernel `schedule`, depend
-    on; the noise depends on `key` alone. The times are dealt to the examples at random, so that the batch may be
+    Differentiable in whatever the model depends on, a schedule of the Gaussian process too; the noise depends on `key` alone. The times are dealt to the examples at random, so that the batch may be
     sorted. The standard error takes the examples for independent: do not repeat them, but raise `num_times`.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       x_0: [B, ...] data, each example once.
       edge: the treatment of p(x_0 | x_1), see above.
       time_sampler: one of `timesteps`, or any function like them.
@@ -215,14 +214,14 @@ def estimate(
       `Estimate`, nats.
 
     Raises:
-      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this kernel, or if
-        `reverse` returns a law of another shape.
+      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if
+        the model's laws have another shape.
     """
     if num_times < 1:
         raise ValueError(f"num_times: must be at least 1, got {num_times}")
-    x_0 = kernel.data(x_0)
+    x_0, process = jnp.asarray(x_0), model.process
     time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
-    batch, num_timesteps = x_0.shape[0], schedule.num_timesteps
+    batch, num_timesteps = x_0.shape[0], model.num_timesteps
     # The times of an example next to each other: where the batch is spread over devices, they stay where it is.
     copies = jnp.broadcast_to(x_0[:, None], (batch, num_times, *x_0.shape[1:]))
     repeated = copies.reshape(batch * num_times, *x_0.shape[1:])
@@ -230,15 +229,32 @@ def estimate(
     def averaged(values: Array) -> Array:
         return values.reshape(batch, num_times).mean(axis=1)
 
-    k = averaged(_edge_term(edge_key, kernel, schedule, reverse, repeated, edge)) - prior_term(kernel, schedule, x_0)
+    prior_kl = prior_term(process, x_0)
     if num_timesteps == 1:
+        k = averaged(_edge_term(edge_key, model, repeated, edge)) - prior_kl
         nothing = jnp.ones(num_times * batch, jnp.int32), jnp.zeros(num_times * batch)
         return Estimate(k, *mean_and_stderr(k), *nothing)
     draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
     # One permutation for all draws: the examples in its order are in the order of each draw.
     place = jax.random.permutation(deal_key, batch)
     t, weight = (values[:, place].T.reshape(-1) for values in (draw.t, draw.weight))
-    kl = _kl_term(noise_key, kernel, schedule, reverse, repeated, t)
-    k = k - averaged(weight * kl)
+    x_t = process.marginal(repeated, t).sample(noise_key)
+    if edge == "forward":
+        p = model.reverse(x_t, t)
+        edge_term = forward_edge_term(process, x_0, jnp.ones(batch, jnp.int32))
+    else:
+        # The edge and the term at t from one call of the model.
+        first = jnp.ones_like(t)
+        x_1 = process.marginal(repeated, first).sample(edge_key)
+        both = model.reverse(_interleave(x_1, x_t), _interleave(first, t))
+        at_edge, p = (jax.tree.map(lambda values, i=i: values[i::2], both) for i in (0, 1))
+        edge_term = averaged(edge_log_prob(edge, at_edge, repeated))
+    kl = process.posterior(repeated, x_t, t).kl(p)
+    k = edge_term - prior_kl - averaged(weight * kl)
     in_order = jnp.zeros(batch, k.dtype).at[place].set(loops.whole(k))
     return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)
+
+
+def _interleave(one: Array, other: Array) -> Array:
+    """Two batches as one, examples of the same number side by side, which leaves them on the device that they are."""
+    return jnp.stack([one, other], axis=1).reshape(-1, *one.shape[1:])

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from dpm_jax import config as config_lib
 from dpm_jax import mesh
 from dpm_jax.errors import UserError
-from dpm_jax.processes import wait_for_all
+from dpm_jax.hosts import wait_for_all
 from dpm_jax.storage import Staged
 from dpm_jax.training.checkpoints import Which
 

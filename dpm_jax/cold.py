@@ -11,37 +11,41 @@ The reverse chain restores, and degrades again by one step less:
     improved    x_{t-1} = x_t - D(x_hat_0, t) + D(x_hat_0, t - 1)              Algorithm 2
 
 Where D is nearly linear in t, x_0 + t e, what the second one does hardly depends on R: the errors of x_hat_0 cancel
-(section 3.3). `reverse` gives either as a reverse function `(x_t, t) -> distribution`, a law under which x_{t-1} is
-certain, and `sampling` runs it as it runs any other, with a law of x_T to begin at (`level`) in place of the prior:
+(section 3.3). `model` gives either as a `Model` whose steps are laws under which x_{t-1} is certain, and whose prior is
+a law of x_T (`level`), and `sampling` runs it as it runs any other:
 
-    sampling.ancestral(key, gaussian, cold.reverse(degrade, restore), num, shape, T, start=level)
+    sampling.sample(key, cold.model(degrade, restore, T, level), num, shape)
 
 There is no noise, and so no bound on the likelihood: the law of a step is a point, and K is minus infinity.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import dataclasses
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops, normal, timesteps
+from dpm_jax import loops, timesteps
 from dpm_jax.degradations import Degradation
+from dpm_jax.distributions import Distribution, Normal
+from dpm_jax.model import Model
 from dpm_jax.sampling import Numbered
-from dpm_jax.types import Distribution, Reverse, num_arguments, verbs
+from dpm_jax.shapes import num_arguments
 
 __all__ = [
+    "Chain",
     "Degradation",
     "Keyed",
     "Norm",
     "Restore",
     "Rule",
     "keyed",
+    "model",
     "restoration_errors",
     "restoration_loss",
-    "reverse",
     "start_loss",
     "start_losses",
 ]
@@ -152,7 +156,7 @@ def start_losses(start: Distribution, x_last: Array) -> Array:
       start: law of x_T, such as `level.Level`.
       x_last: [B, ...] x_T = D(x_0, T) of data.
     """
-    losses: Array = -verbs(start).log_prob(start, x_last) / x_last[0].size
+    losses: Array = -start.log_prob(x_last) / x_last[0].size
     return losses
 
 
@@ -161,18 +165,51 @@ def start_loss(start: Distribution, x_last: Array) -> Array:
     return start_losses(start, x_last).mean()
 
 
-def reverse(degrade: Degradation, restore: Restore, *, rule: Rule = "improved", key: Array | None = None) -> Reverse:
-    """The reverse function of a cold chain: restore, then degrade by one step less.
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """What `sampling` asks of a process: a cold chain has no noise, and so no laws but that of x_T.
+
+    Attributes:
+      num_timesteps: T.
+      start: law of x_T; None where `sampling.sample` is given x_T.
+    """
+
+    num_timesteps: int
+    start: Distribution | None = None
+
+    def prior(self, shape: tuple[int, ...]) -> Distribution:
+        """Return the law of x_T, whatever the shape.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        if self.start is None:
+            raise ValueError("start: this cold chain has no law of x_T; give one, or x_T itself")
+        return self.start
+
+
+def model(
+    degrade: Degradation,
+    restore: Restore,
+    num_timesteps: int,
+    start: Distribution | None = None,
+    *,
+    rule: Rule = "improved",
+    key: Array | None = None,
+) -> Model:
+    """Return the model of a cold chain: its steps restore, then degrade by one step less.
 
     Args:
       degrade: the degradation that `restore` was trained with.
       restore: (x_t, t) -> x_hat_0.
+      num_timesteps: T.
+      start: law of x_T, such as `level.Level`; None if `sampling.sample` is given x_T.
       rule: "improved" (Algorithm 2) or "naive" (Algorithm 1).
       key: of a random degradation. It is the same all the way down the chain, which undoes one degradation.
 
     Returns:
-      (x_t, t) -> the law under which x_{t-1} is certain, a `Normal` of variance 0: sampled with the kernel
-      `gaussian`. Samples do not depend on how `sampling` cuts up the batch.
+      `Model` for `sampling` alone; its steps are `Normal` of variance 0. Samples do not depend on how `sampling` cuts
+      up the batch.
 
     Raises:
       ValueError: if `rule` is another, a random degradation has no key, or it takes neither two arguments nor three.
@@ -183,11 +220,12 @@ def reverse(degrade: Degradation, restore: Restore, *, rule: Rule = "improved", 
         _needed(key)
     degraded = keyed(degrade)
 
-    def step(x_t: Array, t: Array, number: Array) -> normal.Normal:
+    def step(x_t: Array, t: Array, number: Array) -> Normal:
         x_0 = restore(x_t, t)
         x_prev = degraded(key, x_0, t - 1, number)
         if rule == "improved":
             x_prev = x_t - degraded(key, x_0, t, number) + x_prev
-        return normal.point(x_prev)
+        return Normal.point(x_prev)
 
-    return Numbered(step)
+    chain: Any = Chain(num_timesteps, start)
+    return Model.from_steps(chain, Numbered(step))

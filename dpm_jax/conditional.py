@@ -3,21 +3,20 @@
     log p(x_a | x_b) = log p(x_a, x_b) - log p(x_b)
 
 The first is estimated by annealed importance sampling (`likelihood`), the second is the evidence of a posterior in
-which x_b is known (`particles`). Both estimates are unbiased before the logarithm, and low in the mean after it; so
+which x_b is known (`smc`). Both estimates are unbiased before the logarithm, and low in the mean after it; so
 the difference is an estimate and no bound, right as trajectories and particles become many.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import likelihood, loops, particles, posterior
-from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse
+from dpm_jax import guidance, likelihood, loops, smc
+from dpm_jax.model import Model
 
 __all__ = ["Conditional", "log_conditional"]
 
@@ -29,7 +28,7 @@ class Conditional(NamedTuple):
       conditional: log p(hidden | observed): joint - observed.
       joint: log p(x_0), the stochastic lower bound of `likelihood.lower`.
       observed: log p(observed part), by particles.
-      stderr: standard error of conditional, by the scatter of the trajectories' weights and that of `particles`.
+      stderr: standard error of conditional, by the scatter of the trajectories' weights and that of `smc`.
       effective_size: [B] least effective sample size of the particles.
       doubtful: [B] bool, whether few particles dominate, so that stderr and effective_size may be wrong.
     """
@@ -44,28 +43,24 @@ class Conditional(NamedTuple):
 
 def log_conditional(
     key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
+    model: Model,
     x_0: Array,
     observed: Array,
     *,
     num_trajectories: int,
     num_particles: int,
-    how: posterior.How = "denoised",
+    how: guidance.How = "denoised",
 ) -> Conditional:
     """Return log p(x_0 where not observed | x_0 where observed) for each example.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution, at every t in 1..T.
+      model: a process and a denoiser.
       x_0: [B, ...].
       observed: bool, broadcasting to it; something must be observed.
       num_trajectories: of annealed importance sampling, for each example.
       num_particles: of sequential Monte Carlo, for each example.
-      how: the observed part acts along the particles' chains, see `posterior`.
+      how: the observed part acts along the particles' chains, see `guidance`.
 
     All trajectories, and all particles, go through the network at once: memory is theirs.
 
@@ -73,20 +68,11 @@ def log_conditional(
       `Conditional`.
     """
     joint_key, particle_key = jax.random.split(key)
-    weights = likelihood.log_weights(joint_key, kernel, schedule, reverse, x_0, num_trajectories)
+    weights = likelihood.log_weights(joint_key, model, x_0, num_trajectories)
     joint = likelihood.lower(weights, num_trajectories)
-    r = kernel.known(loops.whole(x_0), jnp.broadcast_to(observed, x_0.shape))
-    repeated = jax.tree.map(lambda value: jnp.repeat(value, num_particles, axis=0), r)
-    found = particles.sample(
-        particle_key,
-        kernel,
-        posterior.guide(kernel, schedule, reverse, repeated, how),
-        repeated,
-        len(x_0),
-        num_particles,
-        x_0.shape[1:],
-        schedule.num_timesteps,
-    )
+    law: Any = type(model.process.prior((1, 1)))
+    r = law.known(loops.whole(x_0), jnp.broadcast_to(observed, x_0.shape))
+    found = smc.sample(particle_key, model, r, how, num_particles)
     shares = jax.nn.softmax(weights, axis=-1)
     variance = (
         ((shares - 1 / num_trajectories) ** 2).sum(axis=-1) * num_trajectories / jnp.float32(num_trajectories - 1)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import gaussian
-from dpm_jax.normal import FullNormal, Normal
-from dpm_jax.schedules import Schedule
+from dpm_jax.distributions import Normal
+from dpm_jax.model import Model
+from dpm_jax.processes import Gaussian
 from dpm_jax.shapes import at
-from dpm_jax.types import Reverse
 
 __all__ = ["ddim"]
 
 
-def ddim(schedule: Schedule, reverse: Reverse, eta: float) -> Reverse:
-    """The generalised reverse step of Song et al. 2021 (equations 12 and 16), Gaussian kernel.
+def ddim(model: Model, eta: float) -> Model:
+    """Return the model with the generalised reverse step of Song et al. 2021 (equations 12 and 16).
 
         mean     = sqrt(alpha_bar_{t-1}) x_0 + sqrt(sigma2_{t-1} - eta^2 v_t) eps
         variance = eta^2 v_t,      x_0 = E[x_0 | x_t],   eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(sigma2_t)
@@ -25,28 +24,29 @@ def ddim(schedule: Schedule, reverse: Reverse, eta: float) -> Reverse:
     mean alone is used. These are samplers: for eta < 1, KL(q(x_{t-1} | x_t, x_0) || p) is not finite or says
     nothing of the chain, and K is not defined by `bound`.
 
-    In a chain of few steps (`respacing.respaced`) take the edge "decoder": the forward kernel's mean of x_0 given
+    In a chain of few steps (`respacing.respace`) take the edge "decoder": the forward kernel's mean of x_0 given
     x_{tau_1} is no denoised estimate.
 
     Args:
-      schedule: of T steps.
-      reverse: (x_t, t) -> `Normal` or `FullNormal`.
+      model: a Gaussian process and a denoiser.
       eta: in [0, 1].
 
     Returns:
-      (x_t, t) -> `Normal`, of variance 0 where eta = 0, and at t = 1.
+      `Model` of the same process. Its steps are `Normal`, of variance 0 where eta = 0, and at t = 1.
 
     Raises:
-      ValueError: if eta is outside [0, 1]; and, when called, if `reverse` returns another law.
+      ValueError: if eta is outside [0, 1], the process is not Gaussian, or the model has no denoiser.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: must lie in [0, 1], got {eta:g}")
+    if not isinstance(model.process, Gaussian):
+        raise ValueError(f"process: DDIM is for the Gaussian one, got a {type(model.process).__name__}")
+    if model.denoise is None:
+        raise ValueError("model: DDIM needs its denoiser, p(x_0 | x_t), and it is given by its reverse steps alone")
+    schedule = model.process.schedule
 
     def implicit(x_t: Array, t: Array) -> Normal:
-        p = reverse(x_t, t)
-        if not isinstance(p, Normal | FullNormal):
-            raise ValueError(f"reverse: DDIM is for normal steps, got a {type(p).__name__}")
-        x_0 = gaussian.start(schedule, p, x_t, t).mean
+        x_0 = model.denoised(x_t, t).mean
         # With r = nu_{t-1} / nu_t, sigma2_{t-1} - eta^2 v_t = sigma2_{t-1} (1 - eta^2 (1 - r)), and the mean is
         #   sqrt(alpha_bar_{t-1}) (1 - sqrt(r (1 - eta^2 (1 - r)))) x_0
         #     + sqrt(sigma2_{t-1} / sigma2_t (1 - eta^2 (1 - r))) x_t,
@@ -58,6 +58,6 @@ def ddim(schedule: Schedule, reverse: Reverse, eta: float) -> Reverse:
         of_x_0 = jnp.sqrt(at(schedule.alpha_bar, t - 1, x_t)) * -jnp.expm1(0.5 * (log_kept - step))
         of_x_t = jnp.exp(0.5 * log_kept) * jnp.sqrt(sigma2_prev) / jnp.sqrt(at(schedule.sigma2, t, x_t))
         mean = of_x_0 * x_0 + of_x_t * x_t
-        return Normal(mean, jnp.broadcast_to(eta**2 * sigma2_prev * gain, x_t.shape))
+        return Normal(mean, eta**2 * sigma2_prev * gain)
 
-    return implicit
+    return Model.from_steps(model.process, implicit)

@@ -38,8 +38,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax.model import Model
+from dpm_jax.processes import Process
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse, reverse_step
 
 __all__ = ["MAX_BITS", "Bounds", "enumerated_bits", "model_steps", "step_bounds"]
 
@@ -60,61 +61,58 @@ class Bounds(NamedTuple):
     upper: Array
 
 
-def step_bounds(kernel: Kernel, schedule: Schedule, shape: tuple[int, ...]) -> Bounds:
-    """Bounds on the entropy of each reverse step, from the forward chain alone (section 2.6).
+def step_bounds(process: Process, shape: tuple[int, ...]) -> Bounds:
+    """Return bounds on the entropy of each reverse step, from the forward chain alone (section 2.6).
 
-    The three entropies are the same for every x, in both kernels. Those of densities are logarithms, so that
+    The three entropies must be the same for every x, as they are in the processes here. Those of densities are logarithms, so that
     their sum is as exact as they are, however fine the step.
 
     Args:
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
+      process: the forward chain.
       shape: of one example.
     """
     x = jnp.zeros((1, *shape))
 
     def at_time(t: Array) -> tuple[Array, Array]:
         times = t[None]
-        step = kernel.entropy(kernel.forward(schedule, x, times))[0]
-        before = kernel.entropy(kernel.marginal(schedule, x, times - 1))[0]
-        return step + before - kernel.entropy(kernel.marginal(schedule, x, times))[0], step
+        step = process.forward(x, times).entropy()[0]
+        before = process.marginal(x, times - 1).entropy()[0]
+        return step + before - process.marginal(x, times).entropy()[0], step
 
-    lower, upper = jax.lax.map(at_time, jnp.arange(1, schedule.num_timesteps + 1))
+    lower, upper = jax.lax.map(at_time, jnp.arange(1, process.num_timesteps + 1))
     undefined = jnp.full(1, jnp.nan)
     return Bounds(jnp.concatenate([undefined, lower]), jnp.concatenate([undefined, upper]))
 
 
-def model_steps(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array) -> Array:
-    """Mean entropy of p(x_{t-1} | x_t) over x_t ~ q(x_t | x_0), a scan over t.
+def model_steps(key: Array, model: Model, x_0: Array) -> Array:
+    """Return the mean entropy of p(x_{t-1} | x_t) over x_t ~ q(x_t | x_0), a scan over t.
 
     The entropy of q(x_{t-1} | x_t, x_0), whose mean is the lower bound above, is a control variate: for bits, both
     are large at the same rare x_t, where a bit has just changed.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       x_0: [B, ...] data.
 
     Returns:
       [T + 1] nats an example; NaN at 0.
 
     Raises:
-      ValueError: if x_0 is no data of this kernel, or if `reverse` returns a law of another shape.
+      ValueError: if x_0 is no data of this process, or if the model's laws have another shape.
     """
-    x_0 = kernel.data(x_0)
-    bounds = step_bounds(kernel, schedule, x_0.shape[1:])
+    x_0, process = jnp.asarray(x_0), model.process
+    bounds = step_bounds(process, x_0.shape[1:])
 
     def step(_: None, t: Array) -> tuple[None, Array]:
         times = jnp.full(x_0.shape[0], t, jnp.int32)
-        x_t = kernel.q_sample(jax.random.fold_in(key, t), schedule, x_0, times)
-        model = jnp.mean(kernel.entropy(reverse_step(reverse, x_t, times)))
-        posterior = jnp.mean(kernel.entropy(kernel.q_posterior(schedule, x_0, x_t, times)))
+        x_t = process.marginal(x_0, times).sample(jax.random.fold_in(key, t))
+        of_model = jnp.mean(model.reverse(x_t, times).entropy())
+        posterior = jnp.mean(process.posterior(x_0, x_t, times).entropy())
         # At t = 1 the posterior is a point, and its entropy is not finite for densities.
-        return None, jnp.where(t == 1, model, model - posterior + bounds.lower[t])
+        return None, jnp.where(t == 1, of_model, of_model - posterior + bounds.lower[t])
 
-    _, steps = jax.lax.scan(step, None, jnp.arange(1, schedule.num_timesteps + 1))
+    _, steps = jax.lax.scan(step, None, jnp.arange(1, process.num_timesteps + 1))
     return jnp.concatenate([jnp.full(1, jnp.nan), steps])
 
 

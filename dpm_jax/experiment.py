@@ -36,7 +36,7 @@ from dpm_jax.data import arrays, folder, image_set, sources, tfds
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.models import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
+from dpm_jax.nets import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
 from dpm_jax.optimizers import LearningRate
 from dpm_jax.schedules import Schedule
 from dpm_jax.types import Kernel, Model

@@ -15,85 +15,104 @@ Standard deviations have a floor. Blurred wide, images are constant to rounding,
 bound as r fell: its gradients would swamp the network's, and nothing would be left to tell one
 pixel from the next, which is what the reverse chain makes its detail of.
 
-Shapes: x is [B, ..., C]; sums are over everything but the batch, in nats. The verbs are those of `normal`.
+Sums are over the event [..., C], in nats.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import normal
-from dpm_jax.normal import FullNormal, noise
-from dpm_jax.shapes import sum_event
+from dpm_jax.distributions import FullNormal
 
-__all__ = ["FLOOR", "Level", "log_prob", "noise", "place", "standard"]
+__all__ = ["FLOOR", "Level", "standard"]
 
 # Least standard deviation, in standardised units: the noise that the paper adds (section 5.2).
 FLOOR = 2e-3
 
 
-class Level(NamedTuple):
+def standard(num_channels: int) -> dict[str, Array]:
+    """Return parameters of `Level` to begin fitting at.
+
+    Every scale is 1, wider than standardised data need, so that gradients are small.
+    """
+    # An array each: the same one thrice could not be donated to a train step.
+    location, log_scale, log_noise = (jnp.zeros(num_channels, jnp.float32) for _ in range(3))
+    mixing = jnp.zeros((num_channels, num_channels), jnp.float32)
+    return {"location": location, "log_scale": log_scale, "log_noise": log_noise, "mixing": mixing}
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("location", "log_scale", "log_noise", "mixing"),
+    meta_fields=("event_shape",),
+)
+@dataclasses.dataclass(frozen=True)
+class Level:
     """The law of the module's docstring, by parameters that may be any real numbers.
 
     Attributes:
-      mean: [C] m.
-      log_scale: [C], the diagonal of A being sqrt(FLOOR^2 + exp(2 log_scale)).
-      log_noise: [C], r being sqrt(FLOOR^2 + exp(2 log_noise)).
-      mixing: [C, C], A below the diagonal; the rest is not looked at. 0: channels are independent.
+      event_shape: of one x, [..., C].
+      location: [*batch, C] m.
+      log_scale: [*batch, C], the diagonal of A being sqrt(FLOOR^2 + exp(2 log_scale)).
+      log_noise: [*batch, C], r being sqrt(FLOOR^2 + exp(2 log_noise)).
+      mixing: [*batch, C, C], A below the diagonal; the rest is not looked at. 0: channels are independent.
     """
 
-    mean: Array
+    event_shape: tuple[int, ...]
+    location: Array
     log_scale: Array
     log_noise: Array
-    mixing: Array | float = 0.0
+    mixing: Array
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Of the independent laws that this holds."""
+        return self.location.shape[:-1]
 
-def standard(num_channels: int) -> Level:
-    """Where to begin fitting: every scale is 1, wider than standardised data need, so that gradients are small."""
-    # An array each: the same one thrice could not be donated to a train step.
-    mean, log_scale, log_noise = (jnp.zeros(num_channels, jnp.float32) for _ in range(3))
-    return Level(mean, log_scale, log_noise, jnp.zeros((num_channels, num_channels), jnp.float32))
+    @property
+    def _num_pixels(self) -> int:
+        return math.prod(self.event_shape[:-1])
+
+    @property
+    def _levels(self) -> FullNormal:
+        """The law of the channel means."""
+        diagonal = _deviation(self.log_scale)[..., None] * jnp.eye(self.location.shape[-1], dtype=jnp.float32)
+        return FullNormal(self.location, jnp.tril(self.mixing, -1) + diagonal)
+
+    def _spread(self, channels: Array) -> Array:
+        """[*batch, C] -> broadcasting to [*batch, *event]."""
+        ones = (1,) * (len(self.event_shape) - 1)
+        return channels.reshape(*channels.shape[:-1], *ones, channels.shape[-1])
+
+    def _split(self, x: Array) -> tuple[Array, Array]:
+        """Channel means, [*batch, C], and what is left without them, of x's shape."""
+        mean = x.mean(axis=tuple(range(-len(self.event_shape), -1)))
+        return mean, x - self._spread(mean)
+
+    def sample(self, key: Array) -> Array:
+        """Sample x, [*batch, *event]."""
+        mean, rest = self._split(jax.random.normal(key, (*self.batch_shape, *self.event_shape), jnp.float32))
+        # The mean of the noise is independent of the rest, and has variance 1 / N.
+        level = self._levels.place(math.sqrt(self._num_pixels) * mean)
+        return self._spread(level) + self._spread(_deviation(self.log_noise)) * rest
+
+    def log_prob(self, x: Array) -> Array:
+        """Return log p(x) of [*batch, *event] in nats, [*batch]."""
+        mean, rest = self._split(x)
+        num_channels, num_pixels, deviation = x.shape[-1], self._num_pixels, _deviation(self.log_noise)
+        squares = ((rest / self._spread(deviation)) ** 2).reshape(*mean.shape[:-1], -1).sum(axis=-1)
+        log_scale = jnp.sum(jnp.log(deviation) + 0.5 * math.log(2 * math.pi), axis=-1)
+        about_level: Any = -0.5 * squares - (num_pixels - 1) * log_scale
+        # The coordinate is sqrt(N) times the mean.
+        return self._levels.log_prob(mean) + (about_level - 0.5 * num_channels * math.log(num_pixels))
 
 
 def _deviation(log_scale: Array) -> Array:
     return jnp.sqrt(FLOOR**2 + jnp.exp(2 * log_scale))
-
-
-def _levels(p: Level) -> FullNormal:
-    """The law of the channel means, of a batch of one."""
-    size = p.mean.shape[0]
-    below = jnp.tril(jnp.broadcast_to(jnp.asarray(p.mixing, jnp.float32), (size, size)), -1)
-    return FullNormal(p.mean[None], (below + jnp.diag(_deviation(p.log_scale)))[None])
-
-
-def _split(x: Array) -> tuple[Array, Array]:
-    """Channel means, [B, 1, ..., C], and what is left without them, [B, ..., C]."""
-    mean = x.mean(axis=tuple(range(1, x.ndim - 1)), keepdims=True)
-    return mean, x - mean
-
-
-def place(p: Level, noise: Array) -> Array:
-    """The sample of p that standard normal noise [B, ..., C] stands for, of its shape."""
-    mean, rest = _split(noise)
-    num_pixels = math.prod(noise.shape[1:-1])
-    # The mean of the noise is independent of the rest, and has variance 1 / N.
-    level = normal.place(_levels(p), math.sqrt(num_pixels) * mean.reshape(-1, noise.shape[-1]))
-    return level.reshape(mean.shape) + _deviation(p.log_noise).reshape((1,) * (rest.ndim - 1) + (-1,)) * rest
-
-
-def log_prob(p: Level, x: Array) -> Array:
-    """log p(x) of [B, ..., C], [B] nats."""
-    mean, rest = _split(x)
-    num_channels, num_pixels = x.shape[-1], math.prod(x.shape[1:-1])
-    deviation = _deviation(p.log_noise).reshape((1,) * (rest.ndim - 1) + (-1,))
-    about_level = -0.5 * sum_event((rest / deviation) ** 2) - (num_pixels - 1) * jnp.sum(
-        jnp.log(deviation) + 0.5 * math.log(2 * math.pi)
-    )
-    # The coordinate is sqrt(N) times the mean.
-    return normal.log_prob(_levels(p), mean.reshape(-1, num_channels)) + (
-        about_level - 0.5 * num_channels * math.log(num_pixels)
-    )

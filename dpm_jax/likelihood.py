@@ -34,8 +34,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax import loops
-from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Reverse, reverse_step
+from dpm_jax.model import Model
 
 __all__ = ["Sandwich", "effective_sample_size", "enumerate_bits", "log_weights", "lower", "sandwich", "upper"]
 
@@ -70,53 +69,50 @@ def _in_chunks(key: Array, draw: Callable[[Array, Array], Any], num: int, chunk_
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:num], parts)
 
 
-def _forward_log_weight(key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, x_0: Array) -> Array:
+def _forward_log_weight(key: Array, model: Model, x_0: Array) -> Array:
     """log w of one trajectory x_{1:T} ~ q(. | x_0) an example, drawn from its end; [B]."""
     start_key, step_key = jax.random.split(key)
-    first = jnp.ones(x_0.shape[0], jnp.int32)
-    q_last = kernel.marginal(schedule, x_0, schedule.num_timesteps * first)
-    x_last = kernel.sample(start_key, q_last)
-    log_w = kernel.log_prob(kernel.prior(x_last), x_last) - kernel.log_prob(q_last, x_last)
+    process, first = model.process, jnp.ones(x_0.shape[0], jnp.int32)
+    q_last = process.marginal(x_0, process.num_timesteps * first)
+    x_last = q_last.sample(start_key)
+    log_w = process.prior(x_last.shape).log_prob(x_last) - q_last.log_prob(x_last)
 
     def step(state: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
         x_t, log_w = state
-        q = kernel.q_posterior(schedule, x_0, x_t, t * first)
-        x_prev = kernel.sample(jax.random.fold_in(step_key, t), q)
-        log_ratio = kernel.log_prob(reverse_step(reverse, x_t, t * first), x_prev) - kernel.log_prob(q, x_prev)
+        q = process.posterior(x_0, x_t, t * first)
+        x_prev = q.sample(jax.random.fold_in(step_key, t))
+        log_ratio = model.reverse(x_t, t * first).log_prob(x_prev) - q.log_prob(x_prev)
         return (x_prev, log_w + log_ratio), None
 
-    (x_1, log_w), _ = loops.scan(step, (x_last, log_w), jnp.arange(schedule.num_timesteps, 1, -1))
-    return log_w + kernel.log_prob(reverse_step(reverse, x_1, first), x_0)
+    (x_1, log_w), _ = loops.scan(step, (x_last, log_w), jnp.arange(process.num_timesteps, 1, -1))
+    total: Array = log_w + model.reverse(x_1, first).log_prob(x_0)
+    return total
 
 
-def _model_trajectory(
-    key: Array, kernel: Kernel, schedule: Schedule, reverse: Reverse, num: int, shape: tuple[int, ...]
-) -> tuple[Array, Array]:
+def _model_trajectory(key: Array, model: Model, num: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """x_0 [num, *shape] from the model, and log w of the trajectory that led there, [num].
 
     Here w is the paper's form: x_0, and with it q(x_{t-1} | x_t, x_0), is known only at the end of the scan.
     """
     start_key, step_key = jax.random.split(key)
     first = jnp.ones(num, jnp.int32)
-    prior = kernel.prior(jnp.zeros((num, *shape)))
-    x_last = kernel.sample(start_key, prior)
+    prior = model.process.prior((num, *shape))
+    x_last = prior.sample(start_key)
 
     def step(state: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
         x_t, log_w = state
-        p = reverse_step(reverse, x_t, t * first)
-        x_prev = kernel.sample(jax.random.fold_in(step_key, t), p)
-        log_forward = kernel.log_prob(kernel.forward(schedule, x_prev, t * first), x_t)
-        return (x_prev, log_w + (kernel.log_prob(p, x_prev) - log_forward)), None
+        p = model.reverse(x_t, t * first)
+        x_prev = p.sample(jax.random.fold_in(step_key, t))
+        log_forward = model.process.forward(x_prev, t * first).log_prob(x_t)
+        return (x_prev, log_w + (p.log_prob(x_prev) - log_forward)), None
 
-    times = jnp.arange(schedule.num_timesteps, 0, -1)
-    return loops.scan(step, (x_last, kernel.log_prob(prior, x_last)), times)[0]
+    times = jnp.arange(model.num_timesteps, 0, -1)
+    return loops.scan(step, (x_last, prior.log_prob(x_last)), times)[0]
 
 
 def log_weights(
     key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
+    model: Model,
     x_0: Array,
     num_trajectories: int,
     *,
@@ -126,10 +122,7 @@ def log_weights(
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution; its answer at t = 1 is p(x_0 | x_1), for which `forward_edge` of the
-        kernel sets the forward kernel.
+      model: a process and a denoiser; p(x_0 | x_1) is its own, for which `model.forward_edge` sets the forward kernel.
       x_0: [B, ...] data.
       num_trajectories: k of each example.
       chunk_size: so many trajectories at a time, which bounds memory; all B k at once if None. The noise
@@ -139,12 +132,12 @@ def log_weights(
       [B, k] nats, independent along k, each E w = p(x_0).
 
     Raises:
-      ValueError: if x_0 is no data of this kernel, or if `reverse` returns a law of another shape.
+      ValueError: if x_0 is no data of this process, or if the model's laws have another shape.
     """
-    x_0 = kernel.data(x_0)
+    x_0 = jnp.asarray(x_0)
 
     def draw(key: Array, rows: Array) -> Array:
-        return _forward_log_weight(key, kernel, schedule, reverse, loops.whole(x_0)[rows // num_trajectories])
+        return _forward_log_weight(key, model, loops.whole(x_0)[rows // num_trajectories])
 
     rows: Array = _in_chunks(key, draw, x_0.shape[0] * num_trajectories, chunk_size)
     return rows.reshape(x_0.shape[0], num_trajectories)
@@ -216,9 +209,7 @@ def effective_sample_size(log_weights: Array, k: int | None = None) -> Array:
 
 def sandwich(
     key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
+    model: Model,
     num: int,
     shape: tuple[int, ...],
     k: int,
@@ -229,9 +220,7 @@ def sandwich(
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution, at every t in 1..T.
+      model: a process and a denoiser.
       num: how many samples.
       shape: of one.
       k: forward trajectories of each.
@@ -243,22 +232,21 @@ def sandwich(
     model_key, forward_key = jax.random.split(key)
 
     def draw(key: Array, rows: Array) -> tuple[Array, Array]:
-        return _model_trajectory(key, kernel, schedule, reverse, len(rows), shape)
+        return _model_trajectory(key, model, len(rows), shape)
 
     x_0, own = _in_chunks(model_key, draw, num, chunk_size)
-    forward = log_weights(forward_key, kernel, schedule, reverse, x_0, k, chunk_size=chunk_size)
+    forward = log_weights(forward_key, model, x_0, k, chunk_size=chunk_size)
     return Sandwich(x_0, own, forward)
 
 
-def enumerate_bits(reverse: Reverse, num_bits: int, num_timesteps: int) -> tuple[Array, Array]:
+def enumerate_bits(model: Model, num_bits: int) -> tuple[Array, Array]:
     """log p(x_0) of a binomial model for every string there is: no sampling, no bound (equation 6).
 
     The T transition matrices between the 2^d strings, multiplied in the log domain from p(x_T), fair coins, down.
 
     Args:
-      reverse: (x_t, t) -> `Bernoulli`.
+      model: of bits; its steps are `Bernoulli`.
       num_bits: d, 1 to 12; a step costs 4^d.
-      num_timesteps: T.
 
     Returns:
       strings [2^d, d] of 0.0 and 1.0, the first bit the highest; log p(x_0) [2^d] nats.
@@ -273,11 +261,11 @@ def enumerate_bits(reverse: Reverse, num_bits: int, num_timesteps: int) -> tuple
 
     def step(log_p: Array, t: Array) -> tuple[Array, None]:
         # A certain bit's -inf would meet a zero in the product, and be NaN.
-        logits = jnp.clip(reverse(strings, jnp.full(num, t, jnp.int32)).logits, -1e4, 1e4)
+        logits = jnp.clip(model.reverse(strings, jnp.full(num, t, jnp.int32)).logits, -1e4, 1e4)
         one, zero = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
         # Accelerators multiply float32 matrices in fewer bits unless told otherwise.
         moves = jnp.matmul(one, strings.T, precision="highest") + jnp.matmul(zero, 1 - strings.T, precision="highest")
         return jax.nn.logsumexp(log_p[:, None] + moves, axis=0), None
 
     start = jnp.full(num, -num_bits * jnp.log(2.0))
-    return strings, loops.scan(step, start, jnp.arange(num_timesteps, 0, -1))[0]
+    return strings, loops.scan(step, start, jnp.arange(model.num_timesteps, 0, -1))[0]

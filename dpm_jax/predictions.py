@@ -1,4 +1,4 @@
-"""What a network predicts, and the normal reverse step that it makes: every parameterisation of the Gaussian kernel.
+"""What a network predicts, and the model that it makes: every parameterisation, of numbers and of bits.
 
 x_t = sqrt(alpha_bar_t) x_0 + sigma_t eps, sigma_t^2 = 1 - alpha_bar_t, is one coordinate of the pair (x_0, eps)
 after a rotation. The other is
@@ -17,20 +17,27 @@ and where x_t is known, a guess of any of these is a guess of all:
 From v nothing cancels. To v, a guess of x_0 is divided by sigma_t and one of epsilon by sqrt(alpha_bar_t), which
 is how little x_t says of either at t = 1 and at t = T.
 
-The mean of the reverse step is that of the exact posterior q(x_{t-1} | x_t, x_0) at the guess of x_0. Its variance is
+The mean of x_0 given x_t is the guess. Its variance, or that of the reverse step in place of it, is
 
-    mixed         v_t + b_t^2 sigma_t^2 exp(c)                     x_0 is N(guess, sigma_t^2 exp(c)): never below v_t
-    sigmoid       sigmoid(c + logit beta_t)                        the paper's (appendix D.2.1)
-    interpolated  beta_t^s v_t^(1 - s), s = (1 + c) / 2            Nichol & Dhariwal 2021, equation 15
-    small         v_t                                              fixed: best where x_0 is one point
-    large         beta_t                                           fixed: best where x_0 is standard normal
+    mixed         x_0: sigma_t^2 exp(c)
+    small         x_0: 0; the step has v_t                         fixed: best where x_0 is one point
+    large         x_0: sigma_t^2; the step has beta_t              fixed: best where x_0 is standard normal
+    interpolated  step: beta_t^s v_t^(1 - s), s = (1 + c) / 2      Nichol & Dhariwal 2021, equation 15
+    sigmoid       step: sigmoid(c + logit beta_t)                  the paper's (appendix D.2.1)
 
 c being outputs of the network. At t = 1, where v_t is zero, interpolated and small have beta_1 (the authors of DDPM
-take v_2). Notation of `gaussian`; float32; x is [B, ..., k] and t int32 [B] in 1..T.
+take v_2). A sigmoid step may be narrower than any mixture of posteriors: that model has no denoiser. An interpolated
+one may be, too, and its denoiser is as near as a law comes: x_0 is certain where the step is below v_t.
+
+Of bits, a network predicts x_0 (the logits of p(x_0 | x_t)), or the paper's perturbation: z added to the logits of a
+forward step, which is exact for fair coins, and has no denoiser.
+
+Notation of `processes.gaussian`; float32; x is [B, ..., k] and t int32 [B] in 1..T.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -38,16 +45,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import gaussian
-from dpm_jax.gaussian import FullNormal, Normal
+from dpm_jax.distributions import Bernoulli, FullNormal, Normal
+from dpm_jax.model import Model
+from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import at, concrete
 from dpm_jax.small_matrices import matrix
 
-__all__ = ["FIXED", "Prediction", "Variance", "convert", "full_normal_reverse", "normal_reverse", "num_outputs"]
+__all__ = [
+    "FIXED",
+    "Network",
+    "Prediction",
+    "Variance",
+    "binomial",
+    "convert",
+    "full_gaussian",
+    "gaussian",
+    "num_outputs",
+]
 
 Prediction = Literal["residual", "epsilon", "x_0", "v", "perturbation"]
 Variance = Literal["mixed", "sigmoid", "interpolated", "small", "large"]
+
+# (x_t [B, ..., k], t int32 [B]) -> outputs [B, ..., n].
+Network = Callable[[Array, Array], Array]
 
 # Variances that take no outputs of the network.
 FIXED = ("small", "large")
@@ -64,7 +85,7 @@ def _perturbation_of_v(schedule: Schedule, t: Array, like: Array) -> Array:
 
 
 def convert(schedule: Schedule, value: Array, x_t: Array, t: Array, *, source: Prediction, target: Prediction) -> Array:
-    """A guess of `source` as the guess of `target` that says the same, [B, ...].
+    """Return a guess of `source` as the guess of `target` that says the same, [B, ...].
 
     Args:
       schedule: of T steps; nu_T finite for the sources "epsilon" and "residual".
@@ -110,7 +131,7 @@ def convert(schedule: Schedule, value: Array, x_t: Array, t: Array, *, source: P
 
 
 def num_outputs(dim: int, variance: Variance) -> int:
-    """How many outputs `normal_reverse` takes, for dim coordinates (or channels)."""
+    """Return how many outputs `gaussian` takes, for dim coordinates (or channels)."""
     return dim if variance in FIXED else 2 * dim
 
 
@@ -122,25 +143,22 @@ def _between(schedule: Schedule, t: Array, like: Array, share: Array | float) ->
     return at(schedule.beta, t, like) * ratio ** (1 - share)
 
 
-def normal_reverse(
-    schedule: Schedule,
-    x_t: Array,
-    t: Array,
-    outputs: Array,
+def gaussian(
+    process: Gaussian,
+    network: Network,
     *,
     prediction: Prediction = "residual",
     variance: Variance = "mixed",
-) -> Normal:
-    """p(x_{t-1} | x_t) of a network's outputs, coordinates independent.
+) -> Model:
+    """Return the model of a network's outputs, coordinates independent.
 
     Zero outputs are exact for standard normal data with the prediction "residual", "v" or "perturbation" and
     the variance "mixed", "sigmoid" or "large".
 
     Args:
-      schedule: of T steps; nu_T finite; beta_t < 1.
-      x_t: [B, ..., k].
-      t: [B] in 1..T.
-      outputs: [B, ..., `num_outputs`(k, variance)]: what is predicted, then c where the variance is learned.
+      process: of T steps; nu_T finite; beta_t < 1.
+      network: its outputs are what is predicted, of the channels k of x, then c where the variance is learned:
+        [B, ..., `num_outputs`(k, variance)].
       prediction: what the first k outputs are.
       variance: see above.
 
@@ -149,46 +167,84 @@ def normal_reverse(
     """
     if variance not in get_args(Variance):
         raise ValueError(f"variance: must be one of {', '.join(get_args(Variance))}, got {variance!r}")
-    # Where the variance is fixed, no outputs are left for c.
-    value, c = jnp.split(outputs, [x_t.shape[-1]], axis=-1)
-    x_0 = convert(schedule, value, x_t, t, source=prediction, target="x_0")
-    if variance == "mixed":
-        return gaussian.mixed(schedule, x_0, at(schedule.sigma2, t, x_t) * jnp.exp(c), x_t, t)
-    mean = gaussian.mixed(schedule, x_0, jnp.zeros_like(x_0), x_t, t).location
+    schedule = process.schedule
+
+    def guess(x_t: Array, t: Array) -> tuple[Array, Array]:
+        """x_0, and c; none of it is left where the variance is fixed."""
+        value, c = jnp.split(network(x_t, t), [x_t.shape[-1]], axis=-1)
+        return convert(schedule, value, x_t, t, source=prediction, target="x_0"), c
+
+    def denoise(x_t: Array, t: Array) -> Normal:
+        x_0, c = guess(x_t, t)
+        if variance == "mixed":
+            return Normal(x_0, at(schedule.sigma2, t, x_t) * jnp.exp(c))
+        if variance == "interpolated":
+            known = process.posterior(x_0, x_t, t)
+            excess = jnp.maximum(_between(schedule, t, x_t, (1 + c) / 2) - known.variance, 0.0)
+            gain = -jnp.expm1(-at(schedule.log_nsr_step, t, x_t))
+            return Normal(x_0, excess / (at(schedule.alpha_bar, t - 1, x_t) * gain**2))
+        certain = variance == "small"
+        first = at(jnp.arange(schedule.num_timesteps + 1), t, x_t) == 1
+        return Normal(x_0, jnp.where(certain & ~first, 0.0, at(schedule.sigma2, t, x_t)))
+
+    def steps(x_t: Array, t: Array) -> Normal:
+        x_0, c = guess(x_t, t)
+        p = process.posterior(x_0, x_t, t)
+        if variance == "sigmoid":
+            beta = at(schedule.beta, t, x_t)
+            step_variance = jax.nn.sigmoid(c + jnp.log(beta) - jnp.log1p(-beta))
+        else:
+            step_variance = _between(schedule, t, x_t, (1 + c) / 2)
+        return Normal(p.origin, step_variance, offset=p.offset)
+
     if variance == "sigmoid":
-        beta = at(schedule.beta, t, x_t)
-        return Normal(mean, jax.nn.sigmoid(c + jnp.log(beta) - jnp.log1p(-beta)))
-    share = {"small": 0.0, "large": 1.0}[variance] if variance in FIXED else (1 + c) / 2
-    return Normal(mean, jnp.broadcast_to(_between(schedule, t, x_t, share), x_t.shape))
+        return Model.from_steps(process, steps)
+    return Model(process, denoise, steps if variance == "interpolated" else None)
 
 
-def full_normal_reverse(
-    schedule: Schedule, x_t: Array, t: Array, outputs: Array, *, prediction: Prediction = "residual"
-) -> FullNormal:
-    """`normal_reverse` with a full covariance of x_0 given x_t, mixed, for low-dimensional data.
+def full_gaussian(process: Gaussian, network: Network, *, prediction: Prediction = "residual") -> Model:
+    """Return the model of a network's outputs with a full covariance of x_0 given x_t, for low-dimensional data.
 
     The covariance is sigma2_t L L^T with L lower triangular; on a curve, such as the
     swiss roll, the noise along it and across it differ, and a diagonal cannot say so.
 
     Args:
-      schedule: of T steps; nu_T finite.
-      x_t: [B, d].
-      t: [B] in 1..T.
-      outputs: [B, d + d (d + 1) / 2]: what is predicted; then c, with L_ii = exp(c_i / 2); then L's
+      process: of T steps; nu_T finite.
+      network: x_t [B, d] -> [B, d + d (d + 1) / 2]: what is predicted; then c, with L_ii = exp(c_i / 2); then L's
         entries below the diagonal, row by row.
       prediction: what the first d outputs are.
 
     Raises:
       ValueError: as `convert`.
     """
-    dim = x_t.shape[-1]
-    value, log_variance, below = jnp.split(outputs, [dim, 2 * dim], axis=-1)
-    scale = jnp.exp(0.5 * log_variance)
-    # Entry by entry: scatters and batched products of tiny matrices cost more than the network.
-    entries = iter(jnp.moveaxis(below, -1, 0))
-    low = [[scale[..., i] if i == j else next(entries) for j in range(i + 1)] for i in range(dim)]
-    zero = jnp.zeros_like(scale[..., 0])
-    rows = [[sum((a * b for a, b in zip(low[i], low[j], strict=False)), zero) for j in range(dim)] for i in range(dim)]
-    covariance = at(schedule.sigma2, t, x_t)[..., None] * matrix(rows)
-    x_0 = convert(schedule, value, x_t, t, source=prediction, target="x_0")
-    return gaussian.mixed_full(schedule, x_0, covariance, x_t, t)
+    schedule = process.schedule
+
+    def denoise(x_t: Array, t: Array) -> FullNormal:
+        dim = x_t.shape[-1]
+        value, log_variance, below = jnp.split(network(x_t, t), [dim, 2 * dim], axis=-1)
+        scale = jnp.exp(0.5 * log_variance)
+        # Entry by entry: scatters of tiny matrices cost more than the network.
+        entries, zero = iter(jnp.moveaxis(below, -1, 0)), jnp.zeros_like(scale[..., 0])
+        low = [[scale[..., i] if i == j else next(entries) if j < i else zero for j in range(dim)] for i in range(dim)]
+        tril = jnp.sqrt(at(schedule.sigma2, t, x_t))[..., None] * matrix(low)
+        return FullNormal(convert(schedule, value, x_t, t, source=prediction, target="x_0"), tril)
+
+    return Model(process, denoise)
+
+
+def binomial(process: Binomial, network: Network, *, prediction: Literal["x_0", "perturbation"] = "x_0") -> Model:
+    """Return the model of a network's outputs, bits independent.
+
+    Args:
+      process: of T steps.
+      network: its outputs are logits, of x_t's shape: of p(x_0 | x_t), or z, added to the logits of a forward step.
+      prediction: which of them.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    if prediction == "x_0":
+        return Model(process, lambda x_t, t: Bernoulli(network(x_t, t)))
+    if prediction != "perturbation":
+        raise ValueError(f"prediction: must be one of x_0, perturbation, got {prediction!r}")
+    return Model.from_steps(process, lambda x_t, t: Bernoulli(network(x_t, t) + process.forward(x_t, t).logits))

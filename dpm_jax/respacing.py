@@ -1,25 +1,25 @@
 """Chains of fewer steps, of the same network: a model looked at only at the times tau_1 < .. < tau_K = T.
 
-The forward chain at these times is again a forward chain, of K steps, with the same q(x_tau | x_0). Behind a reverse
-step p(x_{t-1} | x_t) there is a law of x_0 given x_t, which does not know how long the step was; mixed into the
-posterior of the longer step,
+The forward chain at these times is again a forward chain, of K steps, with the same q(x_tau | x_0). The
+denoiser's law of x_0 given x_t does not know how long a step is; mixed into the posterior of the longer step,
 
     p(x_{tau_{k-1}} | x_{tau_k}) = integral of q(x_{tau_{k-1}} | x_{tau_k}, x_0) p(x_0 | x_{tau_k}),
 
-it makes the reverse step of the chain of K. So `respaced` is a `Model` as any other, with a bound K of its own:
+it makes the reverse step of the chain of K. So a respaced model is a `Model` as any other, with its K:
 
     K(tau) = edge(tau_1) - sum_{k=2}^{K} kl(tau_{k-1}, tau_k) - prior.
 
 Each term depends on one step alone. A table of the terms of all pairs of times, `costs`, takes one call of the network
 a time, and the best subsequence of each length is the shortest path through it: `optimal`, by
 dynamic programming (Watson et al. 2021, "Learning to efficiently sample from diffusion probabilistic
-models"; there for independent normals, here for every kernel and law).
+models"; there for independent normals, here for every process and law).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,11 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import bound
-from dpm_jax.normal import FullNormal, Normal
+from dpm_jax.distributions import Bernoulli, FullNormal, Normal
+from dpm_jax.model import Model, forward_edge
+from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
 from dpm_jax.small_matrices import principal_axes
-from dpm_jax.types import Distribution, Kernel, Model, Reverse, reverse_step
 
 __all__ = [
     "Costs",
@@ -40,7 +41,7 @@ __all__ = [
     "optimal",
     "optimal_all",
     "quadratic",
-    "respaced",
+    "respace",
     "subschedule",
     "uniform",
 ]
@@ -160,7 +161,7 @@ def _at(schedule: Schedule, index: Array | np.ndarray, log_nsr_step: Array) -> S
 
 
 def subschedule(schedule: Schedule, times: np.ndarray) -> Schedule:
-    """The same forward chain, looked at only at these times; index 0 stays the data.
+    """Return the same forward chain, looked at only at these times; index 0 stays the data.
 
     Differentiable in the schedule, which may be a learned one.
 
@@ -182,47 +183,61 @@ def subschedule(schedule: Schedule, times: np.ndarray) -> Schedule:
     return _at(schedule, np.concatenate([[0], times]), jnp.concatenate([jnp.asarray([0.0, math.inf]), steps]))
 
 
-def respaced(
-    kernel: Kernel, schedule: Schedule, reverse: Reverse, times: np.ndarray, *, edge: ChainEdge = "forward"
-) -> Model:
-    """The model as a chain of fewer steps, at these times.
+def _with_schedule(process: Any, schedule: Schedule) -> Any:
+    if not (dataclasses.is_dataclass(process) and isinstance(getattr(process, "schedule", None), Schedule)):
+        raise ValueError(f"process: needs a field `schedule` to be respaced; {type(process).__name__} has none")
+    return dataclasses.replace(process, schedule=schedule)  # type: ignore[type-var]
 
-    With all times it is the model itself, but for steps whose variance is below the posterior's, which are given it.
+
+def respace(model: Model, times: np.ndarray, *, edge: ChainEdge = "forward") -> Model:
+    """Return the model as a chain of fewer steps, at these times.
+
+    With all times it is the mixture over the denoiser.
 
     Args:
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process with a field `schedule`, and a denoiser.
       times: int [K], static, increasing, the last T.
-      edge: "forward" for p(x_0 | x_{tau_1}) the forward kernel of the new chain, whatever `reverse` says at t = 1;
-        "decoder" for the law of x_0 that is behind the step at tau_1.
+      edge: "forward" for p(x_0 | x_{tau_1}) the forward kernel of the new chain, whatever the model says there;
+        "decoder" for its law of x_0.
 
     Returns:
       `Model`, its times 1..K.
 
     Raises:
-      ValueError: if the times are not such, or `edge` is neither.
+      ValueError: if the times are not such, `edge` is neither, or the model has no denoiser.
     """
     _check_edge(edge)
-    short = subschedule(schedule, times)
+    _check_denoiser(model)
+    process: Any = model.process
+    short = _with_schedule(process, subschedule(process.schedule, times))
     at_step = jnp.asarray(np.concatenate([[0], times]), jnp.int32)
+    fewer = Model(short, lambda x, k: model.denoised(x, at_step[k]))
+    return forward_edge(fewer) if edge == "forward" else fewer
 
-    def short_reverse(x: Array, k: Array) -> Distribution:
-        t = at_step[k]
-        return kernel.step(short, kernel.start(schedule, reverse(x, t), x, t), x, k)
 
-    return Model(short, kernel.forward_edge(short, short_reverse) if edge == "forward" else short_reverse)
+def _check_denoiser(model: Model) -> None:
+    if model.denoise is None:
+        raise ValueError("model: is given by its reverse steps alone, whose length is fixed; a denoiser is needed")
 
 
 # --- The best times ---
 
 
-def _own_axes(law: Distribution, x_0: Array, x_t: Array) -> tuple[Distribution, Array, Array]:
-    """Law, x_0 and x_t in the axes of the law's covariance, where coordinates are independent.
+def _own_axes(process: Any, law: Any, x_0: Array, x_t: Array) -> tuple[Any, Array, Array]:
+    """Law, x_0 and x_t where they cost least: images as vectors, full covariances in the axes of their own.
 
-    The noise is the same in all directions, so no KL changes; and 2 x 2 matrices cost far more than their entries.
+    In Gaussian diffusion the noise is the same in all directions, so that no KL changes; 2 x 2 matrices cost far more
+    than their entries, and loops over a last axis of one channel are many times slower.
     """
-    if not isinstance(law, FullNormal):
+    if isinstance(process, Gaussian | Binomial) and x_0.ndim > 2:
+
+        def flat(x: Array) -> Array:
+            return x.reshape(x.shape[0], -1)
+
+        is_bits = isinstance(law, Bernoulli)
+        law = Bernoulli(flat(law.logits)) if is_bits else Normal(flat(law.mean), flat(law.variance))
+        return law, flat(x_0), flat(x_t)
+    if not (isinstance(process, Gaussian) and isinstance(law, FullNormal)):
         return law, x_0, x_t
     axes, scale = principal_axes(law.scale_tril)
 
@@ -234,9 +249,7 @@ def _own_axes(law: Distribution, x_0: Array, x_t: Array) -> tuple[Distribution, 
 
 def costs(
     key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
+    model: Model,
     x_0: Array,
     *,
     edge: ChainEdge = "forward",
@@ -246,38 +259,32 @@ def costs(
 
     Args:
       key: PRNG key of the noise: one draw an example.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process with a field `schedule`, and a denoiser.
       x_0: [B, ...] data; not those that K is then evaluated on, or it will look better than it is.
-      edge: as of `respaced`.
+      edge: as of `respace`.
       candidates: int [n], static, increasing, the last T; all of 1..T if None. Time and memory go with n^2.
 
     Raises:
-      ValueError: if the candidates are not such, or `edge` is neither.
+      ValueError: if the candidates are not such, `edge` is neither, or the model has no denoiser.
     """
     _check_edge(edge)
-    num_timesteps = schedule.num_timesteps
+    _check_denoiser(model)
+    process: Any = model.process
+    schedule, num_timesteps = process.schedule, process.num_timesteps
     chosen = np.arange(1, num_timesteps + 1) if candidates is None else candidates
     times = jnp.asarray(_check_times("candidates", chosen, num_timesteps), jnp.int32)
-    x_0 = kernel.data(x_0)
+    x_0 = jnp.asarray(x_0)
     num, batch = len(times), x_0.shape[0]
-    # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
-    noise = kernel.noise(key, x_0.shape)
     block = min(num, max(1, _BLOCK // x_0.size))
     num_blocks = -(-num // block)
 
     def to_time(_: None, j: Array) -> tuple[None, tuple[Array, Array]]:
         """The terms of steps down from times[j], and of a chain that begins there."""
         t = jnp.full(batch, times[j])
-        x_t = kernel.place(kernel.marginal(schedule, x_0, t), noise)
-        law = kernel.start(schedule, reverse_step(reverse, x_t, t), x_t, t)
-        # Flat: loops over a last axis of one channel are many times slower.
-        law, start, x_t = jax.tree.map(lambda value: value.reshape(batch, -1), _own_axes(law, x_0, x_t))
-        if edge == "forward":
-            edge_term = bound.forward_edge_term(kernel, schedule, x_0, t)
-        else:
-            edge_term = kernel.log_prob(law, start)
+        # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
+        x_t = process.marginal(x_0, t).sample(key)
+        law, start, x_t = _own_axes(process, model.denoised(x_t, t), x_0, x_t)
+        edge_term = bound.forward_edge_term(process, x_0, t) if edge == "forward" else law.log_prob(start)
         # Summed from t down, one by one; [s + 1] is log nu_t - log nu_s.
         index = jnp.arange(num_timesteps + 2)
         padded = jnp.append(schedule.log_nsr_step, 0.0)
@@ -285,10 +292,10 @@ def costs(
 
         def divergence(i: Array) -> Array:
             s = times[jnp.minimum(i, num - 1)]
-            pair = _at(schedule, jnp.stack([jnp.zeros_like(s), s, times[j]]), jnp.stack([0.0, math.inf, fall[s + 1]]))
+            levels = _at(schedule, jnp.stack([jnp.zeros_like(s), s, times[j]]), jnp.stack([0.0, math.inf, fall[s + 1]]))
             last = jnp.full(1, 2, jnp.int32)  # the same for all examples: its coefficients are computed once
-            q = kernel.q_posterior(pair, start, x_t, last)
-            kl = jnp.mean(kernel.kl(q, kernel.step(pair, law, x_t, last)))
+            pair = _with_schedule(process, levels)
+            kl = jnp.mean(pair.posterior(start, x_t, last).kl(pair.posterior(law, x_t, last)))
             return jnp.where(i < j, kl, jnp.inf).astype(jnp.float32)
 
         def of_block(first: Array) -> Array:
@@ -305,7 +312,7 @@ def costs(
         return None, (-jnp.mean(edge_term), column)
 
     _, (edges, columns) = jax.lax.scan(to_time, None, jnp.arange(num))
-    return Costs(times, edges, columns.T, jnp.mean(bound.prior_term(kernel, schedule, x_0)))
+    return Costs(times, edges, columns.T, jnp.mean(bound.prior_term(process, x_0)))
 
 
 def cost_of(costs: Costs, times: np.ndarray) -> float:

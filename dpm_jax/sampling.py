@@ -1,4 +1,4 @@
-"""Ancestral sampling: x_T from the prior, then the reverse function from T down to 1, as one scan.
+"""Ancestral sampling: x_T from the prior, then the model's reverse steps from T down to 1, as one scan.
 
 The noise of an example at a time depends on the key, the example's number and the time
 alone, not on the batch it is drawn in nor on how the batch is cut up. So samples are the
@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax import loops
-from dpm_jax.schedules import Schedule
-from dpm_jax.types import Distribution, Kernel, Reverse, reverse_step, verbs
+from dpm_jax.distributions import Distribution
+from dpm_jax.distributions.base import is_law
+from dpm_jax.model import Model
 
-__all__ = ["Numbered", "Trajectory", "ancestral", "ancestral_trajectory", "with_jumps"]
+__all__ = ["Numbered", "Trajectory", "sample", "trajectory", "with_jumps"]
 
 # Examples that share a key. One key an example would cost small nets a tenth of a step.
 _BLOCK = 16
@@ -35,7 +36,7 @@ class Trajectory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """A reverse function with randomness of its own, which must depend on the example and not on the batch.
+    """Reverse steps that are random themselves, by the number of the example and not by its place in the batch.
 
     Attributes:
       step: (x_t [B, ...], t int32 [B], number int32 [B]) -> distribution, of the examples of these numbers.
@@ -44,135 +45,153 @@ class Numbered:
     step: Callable[[Array, Array, Array], Distribution]
 
     def __call__(self, x_t: Array, t: Array) -> Distribution:
-        """As any reverse function: the examples are the first ones."""
+        """As any steps: the examples are the first ones."""
         return self.step(x_t, t, jnp.arange(x_t.shape[0]))
 
 
-def _numbered(reverse: Reverse, number: Array) -> Reverse:
-    """A reverse function of the examples of these numbers."""
-    return (lambda x_t, t: reverse.step(x_t, t, number)) if isinstance(reverse, Numbered) else reverse
+class _First(NamedTuple):
+    """The number of the first example of a batch: block * _BLOCK + offset, known before tracing where possible."""
+
+    block: Array | int
+    offset: Array | int
+
+    @property
+    def number(self) -> Array | int:
+        return self.block * _BLOCK + self.offset
 
 
-def _noise(
-    key: Array, kernel: Kernel, first: Array | int, num: int, shape: tuple[int, ...], time: Array | int
-) -> Array:
-    """Noise of the examples first..first + num - 1 at a time, [num, *shape]."""
-    num_blocks = -(-num // _BLOCK) + 1
+def _first(number: Array | int) -> _First:
+    return _First(number // _BLOCK, number % _BLOCK)
+
+
+def _sample(key: Array, p: Any, first: _First, time: Array | int) -> Array:
+    """A sample of each law of p, [num, ...], for examples that begin at `first` and for this time."""
+    num = p.batch_shape[0]
     key = jax.random.fold_in(key, time)
-    blocks = jnp.arange(num_blocks) + first // _BLOCK
-    noise = jax.vmap(lambda block: kernel.noise(jax.random.fold_in(key, block), (_BLOCK, *shape)))(blocks)
-    return jax.lax.dynamic_slice_in_dim(noise.reshape(-1, *shape), first % _BLOCK, num)
+    most = first.offset if isinstance(first.offset, int) else _BLOCK - 1
+    num_blocks = -(-(num + most) // _BLOCK)
+    if num_blocks * _BLOCK != num or most:
+        # Where a block is not of these examples alone, the nearest law stands in.
+        row = jnp.clip(jnp.arange(num_blocks * _BLOCK) - first.offset, 0, num - 1)
+        p = jax.tree.map(lambda values: loops.whole(values)[row], p)
+    in_blocks = jax.tree.map(lambda values: values.reshape(num_blocks, _BLOCK, *values.shape[1:]), p)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first.block + jnp.arange(num_blocks))
+    drawn = jax.vmap(lambda key, p: p.sample(key))(keys, in_blocks)
+    whole: Array = drawn.reshape(-1, *drawn.shape[2:])
+    return whole if whole.shape[0] == num else jax.lax.dynamic_slice_in_dim(whole, first.offset, num)
 
 
-def _start(
-    key: Array,
-    kernel: Kernel,
-    start: Distribution | Array | None,
-    first: Array | int,
-    num: int,
-    shape: tuple[int, ...],
-    num_timesteps: int,
+def _last(
+    key: Array, model: Model, start: Distribution | Array | None, first: _First, num: int, shape: tuple[int, ...]
 ) -> Array:
-    """x_T of the examples first..first + num - 1, [num, *shape]."""
+    """x_T of the examples that begin at `first`, [num, *shape]."""
     if start is None:
-        prior = kernel.prior(jnp.zeros((num, *shape)))
-        return kernel.place(prior, _noise(key, kernel, first, num, shape, num_timesteps))
-    if isinstance(start, tuple):
-        law = verbs(start)
-        return law.place(start, _noise(key, law, first, num, shape, num_timesteps))  # type: ignore[no-any-return]
-    # The last chunk may go beyond the last example, and what it makes there is thrown away.
-    return jnp.take(jnp.asarray(start, jnp.float32), first + jnp.arange(num), axis=0, mode="clip")
+        start = model.process.prior((num, *shape))
+    if not is_law(start):
+        # The last chunk may go beyond the last example, and what it makes there is thrown away.
+        return jnp.take(jnp.asarray(start), first.number + jnp.arange(num), axis=0, mode="clip")
+    law: Any = start
+    if law.batch_shape != (num,):
+        law = jax.tree.map(
+            lambda values: jnp.broadcast_to(values, (num, *jnp.shape(values)[len(law.batch_shape) :])), law
+        )
+    return _sample(key, law, first, model.num_timesteps)
 
 
 def _check_start(start: Distribution | Array | None, num: int, shape: tuple[int, ...]) -> None:
-    if start is not None and not isinstance(start, tuple) and jnp.shape(start) != (num, *shape):
+    if start is not None and not is_law(start) and jnp.shape(start) != (num, *shape):
         raise ValueError(f"start: must have shape {(num, *shape)}, or be a law, got shape {jnp.shape(start)}")
 
 
-def _descend(
-    key: Array, kernel: Kernel, reverse: Reverse, first: Array | int, x: Array, start: Array | int, num_steps: int
-) -> Array:
+def _descend(key: Array, model: Model, first: _First, x: Array, start: Array | int, num_steps: int) -> Array:
     """From x at time `start`, `num_steps` reverse steps."""
 
     def step(x_t: Array, t: Array) -> tuple[Array, None]:
         num = x_t.shape[0]
-        times = jnp.full(num, t, jnp.int32)
-        p = reverse_step(_numbered(reverse, first + jnp.arange(num)), x_t, times)
-        return kernel.place(p, _noise(key, kernel, first, num, x_t.shape[1:], t - 1)), None
+        p = _numbered(model, first.number + jnp.arange(num)).reverse(x_t, jnp.full(num, t, jnp.int32))
+        return _sample(key, p, first, t - 1), None
 
     return loops.scan(step, x, start - jnp.arange(num_steps))[0]
 
 
-def ancestral(
+def _numbered(model: Model, number: Array) -> Model:
+    """The model of the examples of these numbers."""
+    steps = model.steps
+    if not isinstance(steps, Numbered):
+        return model
+    return Model.from_steps(model.process, lambda x_t, t: steps.step(x_t, t, number))
+
+
+def sample(
     key: Array,
-    kernel: Kernel,
-    reverse: Reverse,
+    model: Model,
     num: int,
     shape: tuple[int, ...],
-    num_timesteps: int,
     *,
     chunk_size: int | None = None,
     start: Distribution | Array | None = None,
     first: Array | int = 0,
 ) -> Array:
-    """`num` samples x_0, memory constant in T.
+    """Sample `num` examples x_0, with memory constant in T.
+
+    Called eagerly it is compiled each time: wrap what you call repeatedly in `jax.jit`.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       num: how many samples.
       shape: of one example.
-      num_timesteps: T.
-      chunk_size: draw so many at a time, one chunk after another, with the same result;
-        None draws all at once.
+      chunk_size: samples at a time, one chunk after another, with the same result; None for all at once.
       start: x_T. A law that is the same for all examples, without a batch axis or with a batch of one; or
-        the states themselves, [num, *shape]. None is the kernel's prior.
+        the states themselves, [num, *shape]. None is the process' prior.
       first: number of the first sample, where they are a part of more, with the same result; needs a law as `start`.
 
     Returns:
-      [num, *shape] float32.
+      [num, *shape].
 
     Raises:
-      ValueError: if `start` is an array of another shape.
+      ValueError: if `start` is an array of another shape, or the model's laws have another shape.
     """
     _check_start(start, num, shape)
 
-    def draw(first: Array | int, num: int) -> Array:
-        x_last = _start(key, kernel, start, first, num, shape, num_timesteps)
-        return _descend(key, kernel, reverse, first, x_last, num_timesteps, num_timesteps)
+    def draw(first: _First, num: int) -> Array:
+        x_last = _last(key, model, start, first, num, shape)
+        return _descend(key, model, first, x_last, model.num_timesteps, model.num_timesteps)
 
     if chunk_size is None or chunk_size >= num:
-        return draw(first, num)
+        return draw(_first(first), num)
     # As few chunks, of as even a size, as can be: the last is not padded to a whole one.
     num_chunks = -(-num // chunk_size)
     size = -(-num // num_chunks)
-    chunks: Array = jax.lax.map(lambda i: draw(first + size * i, size), jnp.arange(num_chunks))
+    begin = _first(first)
+
+    def chunk(i: Array) -> Array:
+        if size % _BLOCK == 0:
+            return draw(_First(begin.block + i * (size // _BLOCK), begin.offset), size)
+        return draw(_first(first + size * i), size)
+
+    chunks: Array = jax.lax.map(chunk, jnp.arange(num_chunks))
     return chunks.reshape(-1, *shape)[:num]
 
 
-def ancestral_trajectory(
+def trajectory(
     key: Array,
-    kernel: Kernel,
-    reverse: Reverse,
+    model: Model,
     num: int,
     shape: tuple[int, ...],
-    num_timesteps: int,
     *,
     keep_every: int = 1,
     start: Distribution | Array | None = None,
 ) -> Trajectory:
-    """As `ancestral`, with the same samples, keeping x_T, x_0 and every t divisible by `keep_every`.
+    """Sample as `sample` does, the same samples, keeping x_T, x_0 and every t divisible by `keep_every`.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       num: how many samples.
       shape: of one example.
-      num_timesteps: T.
       keep_every: k; memory is that of T / k states.
-      start: as of `ancestral`.
+      start: as of `sample`.
 
     Returns:
       `Trajectory`; `x[-1]` are the samples.
@@ -183,17 +202,18 @@ def ancestral_trajectory(
     if keep_every < 1:
         raise ValueError(f"keep_every: must be at least 1, got {keep_every}")
     _check_start(start, num, shape)
-    x = _start(key, kernel, start, 0, num, shape, num_timesteps)
+    begin, num_timesteps = _first(0), model.num_timesteps
+    x = _last(key, model, start, begin, num, shape)
     # The first stretch is the short one, so that all others begin at multiples of keep_every.
     whole, short = divmod(num_timesteps, keep_every)
     states, times = [x[None]], [jnp.asarray([num_timesteps])]
     if short:
-        x = _descend(key, kernel, reverse, 0, x, num_timesteps, short)
+        x = _descend(key, model, begin, x, num_timesteps, short)
         states.append(x[None])
         times.append(jnp.asarray([whole * keep_every]))
 
     def stretch(x: Array, start: Array) -> tuple[Array, Array]:
-        x = _descend(key, kernel, reverse, 0, x, start, keep_every)
+        x = _descend(key, model, begin, x, start, keep_every)
         return x, x
 
     starts = keep_every * jnp.arange(whole, 0, -1)
@@ -203,34 +223,24 @@ def ancestral_trajectory(
 
 
 def with_jumps(
-    key: Array,
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
-    num: int,
-    shape: tuple[int, ...],
-    *,
-    jump_length: int,
-    num_repeats: int,
+    key: Array, model: Model, num: int, shape: tuple[int, ...], *, jump_length: int, num_repeats: int
 ) -> Array:
-    """As `ancestral`, going each stretch of the chain several times: down, noised up again, down (RePaint).
+    """Sample as `sample` does, going each stretch of the chain several times: down, noised up again, down (RePaint).
 
-    For an approximate posterior (`posterior.condition`), each repetition lets what was put in its place and what the
-    model made around it come to terms (Lugmayr et al. 2022, section 4.2). A reverse function
-    that is exact samples the same law with any number of repetitions.
+    For an approximate posterior (`guidance.condition`), each repetition lets what was put in its place and what the
+    model made around it come to terms (Lugmayr et al. 2022, section 4.2). Exact reverse steps
+    sample the same law with any number of repetitions.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution.
+      model: a process and a denoiser.
       num: how many samples.
       shape: of one example.
       jump_length: steps in a stretch.
-      num_repeats: times that each stretch is gone; 1 is `ancestral`, with the same samples.
+      num_repeats: times that each stretch is gone; 1 is `sample`, with the same samples.
 
     Returns:
-      [num, *shape] float32.
+      [num, *shape].
 
     Raises:
       ValueError: if jump_length or num_repeats is less than 1.
@@ -238,28 +248,28 @@ def with_jumps(
     for name, value in (("jump_length", jump_length), ("num_repeats", num_repeats)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")
+    begin = _first(0)
 
     def ascend(key: Array, x: Array, start: Array | int, length: int) -> Array:
         """From x at time start - length, forward steps up to `start`."""
 
         def step(x: Array, t: Array) -> tuple[Array, None]:
-            q = kernel.forward(schedule, x, jnp.full(num, t, jnp.int32))
-            return kernel.place(q, _noise(key, kernel, 0, num, shape, t)), None
+            return _sample(key, model.process.forward(x, jnp.full(num, t, jnp.int32)), begin, t), None
 
         return loops.scan(step, x, start - length + 1 + jnp.arange(length))[0]
 
     def stretch(x: Array, start: Array | int, length: int) -> Array:
-        x = _descend(key, kernel, reverse, 0, x, start, length)
+        x = _descend(key, model, begin, x, start, length)
 
         def again(x: Array, repeat: Array) -> tuple[Array, None]:
             up_key, down_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 2**31), repeat))
             x = ascend(up_key, x, start, length)
-            return _descend(down_key, kernel, reverse, 0, x, start, length), None
+            return _descend(down_key, model, begin, x, start, length), None
 
         return loops.scan(again, x, jnp.arange(1, num_repeats))[0]
 
-    num_timesteps = schedule.num_timesteps
-    x = _start(key, kernel, None, 0, num, shape, num_timesteps)
+    num_timesteps = model.num_timesteps
+    x = _last(key, model, None, begin, num, shape)
     whole, short = divmod(num_timesteps, jump_length)
     if short:
         x = stretch(x, num_timesteps, short)

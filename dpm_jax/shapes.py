@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["as_float32", "at", "chunk_size", "concrete", "select", "sum_event"]
+__all__ = ["as_float32", "at", "chunk_size", "concrete", "num_arguments", "sum_event"]
 
 
 def concrete(*values: Any) -> bool:
@@ -49,15 +51,11 @@ def at(values: Array, t: Array, like: Array) -> Array:
     Raises:
       ValueError: if t is known and outside 0..T.
     """
+    t = jnp.asarray(t)
     if concrete(t) and (outside := (np.asarray(t) < 0) | (np.asarray(t) >= len(values))).any():
         raise ValueError(f"t: times of this schedule are 0 to {len(values) - 1}, got {np.asarray(t)[outside][0]}")
     found = values.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return found.reshape(t.shape + (1,) * (like.ndim - t.ndim))
-
-
-def select(which: Array, one: Array, other: Array) -> Array:
-    """Return, example by example, `one` [B, ...] where `which`, bool [B], holds, and `other` [B, ...] elsewhere."""
-    return jnp.where(which.reshape((-1,) + (1,) * (max(jnp.ndim(one), jnp.ndim(other)) - 1)), one, other)
 
 
 def sum_event(x: Array) -> Array:
@@ -68,3 +66,10 @@ def sum_event(x: Array) -> Array:
 def chunk_size(shape: tuple[int, ...], most: int) -> int:
     """How many examples of this shape to put through a network at once, `most` for small ones: memory stays bounded."""
     return max(16, min(most, 2**18 // math.prod(shape)))
+
+
+def num_arguments(function: Callable[..., Any]) -> int:
+    """Return how many arguments without a default a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)

@@ -15,7 +15,7 @@ from dpm_jax.errors import UserError
 from dpm_jax.evaluation import classifier as classifiers
 from dpm_jax.evaluation import fidelity as fidelities
 from dpm_jax.evaluation import frechet
-from dpm_jax.models.classifier import ConvClassifier
+from dpm_jax.nets.classifier import ConvClassifier
 from tests.real_data import TFDS_DIR, needs_dataset
 
 SHAPE = (8, 8, 1)

@@ -9,8 +9,8 @@ import pytest
 from jax import export, lax
 from jax.test_util import check_grads
 
-from dpm_jax.models import convolution
-from dpm_jax.models.convolution import Conv, conv
+from dpm_jax.nets import convolution
+from dpm_jax.nets.convolution import Conv, conv
 
 # Batch, height, width, inputs, outputs, size of the kernel.
 SHAPES = [

@@ -6,7 +6,7 @@ import pytest
 
 from configs import mnist
 from dpm_jax import experiment, mesh
-from dpm_jax.models.convolution import conv
+from dpm_jax.nets.convolution import conv
 from dpm_jax.training import cost, flops, step
 from tests.test_training import small
 

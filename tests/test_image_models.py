@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax.models import MultiscaleNet, UNet
-from dpm_jax.models.multiscale import MultiscaleConv
-from dpm_jax.models.resampling import depth_to_space, mean_pool, space_to_depth, upsample
+from dpm_jax.nets import MultiscaleNet, UNet
+from dpm_jax.nets.multiscale import MultiscaleConv
+from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.schedules import bump_basis
 
 KEY = jax.random.key(0)

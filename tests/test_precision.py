@@ -9,7 +9,7 @@ import pytest
 from dpm_jax import config as config_lib
 from dpm_jax import experiment, gaussian, optimal, schedules
 from dpm_jax.data import swiss_roll
-from dpm_jax.models.convolution import conv
+from dpm_jax.nets.convolution import conv
 from tests.every_function import CALLS, called
 from tests.programs import equations
 

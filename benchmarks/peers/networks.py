@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.peers.work import MLP_LAYERS, MLP_WIDTH, NUM_TIMESTEPS
-from dpm_jax.models import unet as unet_lib
+from dpm_jax.nets import unet as unet_lib
 from dpm_jax.training import flops
 
 

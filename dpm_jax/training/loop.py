@@ -17,7 +17,7 @@ from dpm_jax import mesh
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.processes import decided_by_first, together
+from dpm_jax.hosts import decided_by_first, together
 from dpm_jax.progress import bar
 from dpm_jax.training import cost, feed
 from dpm_jax.training import step as step_lib

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.models.time import PerTimestepReadout
+from dpm_jax.nets.time import PerTimestepReadout
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["SigmoidMLP", "TimeMLP"]

@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.models.convolution import Conv
-from dpm_jax.models.resampling import mean_pool, upsample
-from dpm_jax.models.time import BumpReadout
+from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.resampling import mean_pool, upsample
+from dpm_jax.nets.time import BumpReadout
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["MultiscaleConv", "MultiscaleNet"]

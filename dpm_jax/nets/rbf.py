@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.models.time import PerTimestepReadout
+from dpm_jax.nets.time import PerTimestepReadout
 
 __all__ = ["RBF"]
 

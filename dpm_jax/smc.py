@@ -1,7 +1,7 @@
 """Sequential Monte Carlo over the reverse chain: posteriors that become exact as particles are added.
 
 The posterior over whole trajectories, p(x_{0:T}) r(x_0) / Z, is approached by a guided chain with steps
-p~(x_{t-1} | x_t) and guesses psi_t(x_t) of E[r(x_0) | x_t] (`posterior.guide`). A particle at x_t that stands
+p~(x_{t-1} | x_t) and guesses psi_t(x_t) of E[r(x_0) | x_t] (`guidance.guide`). A particle at x_t that stands
 for p(x_{t:T}) psi_t(x_t) moves on with weight
 
     p(x_{t-1} | x_t) psi_{t-1}(x_{t-1}) / (p~(x_{t-1} | x_t) psi_t(x_t)),    psi_0 = r,
@@ -16,15 +16,16 @@ observed. Good guesses keep the effective sample size high.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops, systematic
-from dpm_jax.posterior import Evidence, Guide, Linear, Step, log_likelihood
-from dpm_jax.types import Kernel
+from dpm_jax import guidance, loops, systematic
+from dpm_jax.distributions.base import is_law
+from dpm_jax.guidance import Evidence, How, Linear, Step
+from dpm_jax.model import Model
 
 __all__ = ["Particles", "draw", "sample"]
 
@@ -146,36 +147,83 @@ def _times(log_weights: Array, log_factor: Array, log_divisor: Array | float = 0
     return product, ~known & ~impossible
 
 
+def _repeated(r: Any, num_particles: int) -> Any:
+    """Evidence about x_0 [B, ...] as evidence about the particles [B * N, ...], those of a posterior side by side."""
+
+    def rows(value: Array) -> Array:
+        return jnp.repeat(loops.whole(value), num_particles, axis=0)
+
+    if isinstance(r, Linear):
+        # A, acting on each example alone, is called as with one batch of posteriors after another.
+        variance = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)
+        return Linear(_of_particles(r.operator, num_particles), rows(r.y), rows(variance))
+    return _of_particles(r, num_particles) if callable(r) else jax.tree.map(rows, r)
+
+
+def _of_particles(function: Any, num_particles: int) -> Any:
+    """The function of [B, ...] for particles [B * N, ...]: what it knows of posterior b meets the particles of b."""
+    each = jax.vmap(function, in_axes=1, out_axes=1)
+
+    def of_particles(x: Array) -> Array:
+        values = each(x.reshape(-1, num_particles, *x.shape[1:]))
+        return values.reshape(-1, *values.shape[2:])  # type: ignore[no-any-return]
+
+    return of_particles
+
+
+def _size(r: Evidence, shape: tuple[int, ...] | None, num_posteriors: int | None) -> tuple[int, tuple[int, ...]]:
+    """B, and the shape of an example."""
+    law: Any = r
+    given = law.batch_shape[0] if is_law(r) else r.y.shape[0] if isinstance(r, Linear) else None
+    if num_posteriors is not None and given not in (None, 1, num_posteriors):
+        raise ValueError(f"num_posteriors: the evidence is about {given}, got {num_posteriors}")
+    if is_law(r) and shape not in (None, law.event_shape):
+        raise ValueError(f"shape: the evidence is about examples of shape {law.event_shape}, got {shape}")
+    if shape is None and not is_law(r):
+        raise ValueError("shape: of an example, must be given with evidence that does not say it")
+    return num_posteriors or given or 1, law.event_shape if shape is None else shape
+
+
 def sample(
     key: Array,
-    kernel: Kernel,
-    guide: Guide,
+    model: Model,
     r: Evidence,
-    num_posteriors: int,
+    how: How,
     num_particles: int,
-    shape: tuple[int, ...],
-    num_timesteps: int,
     *,
+    shape: tuple[int, ...] | None = None,
+    num_posteriors: int | None = None,
     threshold: float = 0.5,
+    **settings: int,
 ) -> Particles:
     """Sample particles of the posteriors of a model given evidence, as one scan.
 
     Args:
       key: PRNG key.
-      kernel: `gaussian` or `binomial`.
-      guide: of `posterior.guide`, called with batches of num_posteriors * num_particles, a
-        posterior's particles next to one another: so evidence of several posteriors is repeated
-        (`jnp.repeat(y, num_particles, axis=0)`).
-      r: the evidence that `guide` was made with.
-      num_posteriors: B.
+      model: as of `guidance.condition`.
+      r: evidence about x_0 of each of B posteriors: a law or `Linear` with a batch of B, or a function of
+        [B, ...]. It is repeated for the particles here.
+      how: the way that r acts along the chain, see `guidance`.
       num_particles: N.
-      shape: of one example.
-      num_timesteps: T.
+      shape: of one example; that of the evidence where it is a law.
+      num_posteriors: B; that of the evidence, 1 of a function.
       threshold: particles are resampled when the effective sample size falls below this share of N.
+      **settings: `iterations` and `points` of `guidance.guide`.
 
     Returns:
       `Particles`.
+
+    Raises:
+      ValueError: as `guidance.guide`, or if shape or num_posteriors are not those of the evidence, or missing.
     """
+    guidance.check(model, r, how, weights=True)
+    num_posteriors, shape = _size(r, shape, num_posteriors)
+    if is_law(r):
+        # A batch of one is for all posteriors.
+        r = jax.tree.map(lambda v: jnp.broadcast_to(v, (num_posteriors, *v.shape[1:])), r)
+    r = _repeated(r, num_particles)
+    guide = guidance.guide(model, r, how, **settings)
+    num_timesteps = model.num_timesteps
     start_key, steps_key = jax.random.split(key)
     size = (num_posteriors, num_particles)
     batch = num_posteriors * num_particles
@@ -201,9 +249,7 @@ def sample(
             picked: Array = jax.vmap(lambda group, i: group[i])(values, index)
             return picked
 
-        step = jax.tree.map(
-            lambda values: values if jnp.shape(values)[:1] != (batch,) else flat(chosen(grouped(values))), step
-        )
+        step = jax.tree.map(lambda values: flat(chosen(grouped(values))), step)
         # Their mean weight goes into the estimate of Z, and all weigh the same from there on.
         total = jax.nn.logsumexp(log_weights, axis=-1)
         log_z = jnp.where(again[:, 0], state.log_z + total - math.log(num_particles), state.log_z)
@@ -211,13 +257,13 @@ def sample(
         log_weights = jnp.where(again, 0.0, log_weights)
         possible = log_weights > -jnp.inf
         log_weights = jnp.where(possible, log_weights - jnp.where(possible, grouped(step.log_twist), 0.0), -jnp.inf)
-        x = kernel.sample(move_key, step.posterior)
+        x = step.posterior.sample(move_key)
         log_apart = state.log_apart + jnp.log1p(-chance)
         return _State(x, log_weights, state.lost, chosen(state.first), log_z, log_apart), step, told
 
     def weighed(state: _State, step: Step) -> _State:
         """With the weights of the move by this step."""
-        log_p, log_q = (grouped(kernel.log_prob(law, state.x)) for law in (step.model, step.posterior))
+        log_p, log_q = (grouped(law.log_prob(state.x)) for law in (step.model, step.posterior))
         log_weights, lost = _times(state.log_weights, log_p, log_q)
         return state._replace(log_weights=log_weights, lost=lost)
 
@@ -225,8 +271,7 @@ def sample(
         state, step, told = advance(state, t)
         return weighed(state, step), told
 
-    prior = kernel.prior(jnp.zeros((batch, *shape)))
-    x_last = kernel.sample(start_key, prior)
+    x_last = model.process.prior((batch, *shape)).sample(start_key)
     first = jnp.broadcast_to(jnp.arange(num_particles), size)
     nothing = jnp.zeros(num_posteriors, jnp.float32)
     state = _State(x_last, jnp.zeros(size, jnp.float32), jnp.zeros(size, bool), first, nothing, nothing)
@@ -234,12 +279,11 @@ def sample(
     state, step, told = advance(state, jnp.asarray(1))
     if callable(r) or isinstance(r, Linear):
         state = weighed(state, step)
-        log_weights, last_lost = _times(state.log_weights, grouped(log_likelihood(kernel, r, state.x)))
+        log_weights, last_lost = _times(state.log_weights, grouped(guidance.log_likelihood(r, state.x)))
         last_lost = last_lost | state.lost
     else:
         # The last step is the product in closed form, known coordinates and all: its weight is its Z.
-        log_overlap = kernel.log_overlap(step.model, jax.tree.map(loops.whole, r))
-        log_weights, last_lost = _times(state.log_weights, grouped(log_overlap))
+        log_weights, last_lost = _times(state.log_weights, grouped(step.model.product(r)[1]))
     at_end = _Told(_effective_size(log_weights), last_lost.sum(axis=-1, dtype=jnp.int32), _tail(log_weights))
     total = jax.nn.logsumexp(log_weights, axis=-1)
     alive = jnp.isfinite(total)

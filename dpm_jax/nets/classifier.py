@@ -7,8 +7,8 @@ from typing import NamedTuple
 import flax.linen as nn
 from jax import Array
 
-from dpm_jax.models.convolution import Conv
-from dpm_jax.models.resampling import mean_pool, space_to_depth
+from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.resampling import mean_pool, space_to_depth
 
 __all__ = ["ConvClassifier", "Outputs"]
 

@@ -1,4 +1,4 @@
-"""Multiplying a model with evidence: a posterior is a function from a reverse function to a reverse function.
+"""Conditioning a model on evidence: a posterior is a function from a model to a model.
 
 The model p(x_0) times a bounded positive r(x_0), normalised, is p~(x_0) (section 2.5). Its reverse
 chain is known up to one function (appendix C):
@@ -10,20 +10,20 @@ with h_0 = r. Nobody has h_t; what follows are guesses of it, and what a step ma
 Evidence r is one of
 
   a law          about each coordinate by itself: `Normal(y, s^2)`, y = x_0 + s noise, with s^2 = 0 where x_0
-                 is known and infinity where it was not seen; `Bernoulli(logits)`. See `normal`, `bernoulli`.
+                 is known and infinity where it was not seen; `Bernoulli(logits)`. See `distributions`.
   a function     x_0 [B, ...] -> log r(x_0) [B], differentiable.
   `Linear`       y = A x_0 + s noise.
 
 `how` it acts along the chain is one of (E = a law, f = a function, L = linear):
 
   "constant"  E f   r itself at every t: the paper's. Exact for r = 1. Far too strong where x_t is noise.
-  "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffused`): exact if
+  "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffuse`): exact if
                     p(x_0) is flat; a function is taken to the power alpha_bar_t.
   "renoised"  E     what was observed replaces x_t, re-noised to the level of t (Lugmayr et al. 2022, with
                     `sampling.with_jumps`, their resampling). Exact, but for the grid of noise levels,
                     where every coordinate was observed with the same noise: denoising. What was
                     observed in part is not heard by the rest until the next step.
-  "denoised"  E     the law of x_0 given x_t behind the model's step is multiplied with r, coordinate by
+  "denoised"  E     the denoiser's law of x_0 given x_t is multiplied with r, coordinate by
                     coordinate. Exact for independent bits, and for normal data with independent coordinates
                     (with `FullNormal`, of few dimensions, with dependent ones, too).
   "guided"    E f   the step is tilted by the gradient, through the network, of log r at the denoised estimate
@@ -33,10 +33,12 @@ Evidence r is one of
   "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
                     Tweedie's second formula is the network's own Jacobian, applied by a few products with
                     it (Boys et al. 2023; Rozet et al. 2024). Its mean is exact for normal data, its variance in
-                    the limit of fine steps. Gaussian kernel only, nu_T finite.
+                    the limit of fine steps. Gaussian process only, nu_T finite.
 
-None but these special cases is exact. `guide` gives each of them as a proposal with weights, from which
-`particles` makes a sampler that is exact as the number of particles grows.
+"denoised", "guided" and "matched" need the model's denoiser; "annealed" and "renoised" the process' optional methods
+`diffuse` and `renoise`. All but "denoised" make models that are given by their reverse steps alone: respace first,
+then condition. None but these special cases is exact. `guide` gives each of them as a proposal with weights, from which
+`smc` makes a sampler that is exact as the number of particles grows.
 """
 
 from __future__ import annotations
@@ -50,11 +52,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax import loops
-from dpm_jax.normal import FullNormal, Normal
-from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at, sum_event
-from dpm_jax.small_matrices import cholesky, gram
-from dpm_jax.types import Distribution, Kernel, Reverse, num_arguments, verbs
+from dpm_jax.distributions import Distribution, FullNormal, Normal, where
+from dpm_jax.distributions.base import is_law
+from dpm_jax.model import Model
+from dpm_jax.processes import Gaussian
+from dpm_jax.shapes import at, num_arguments, sum_event
 
 __all__ = ["Evidence", "Guide", "How", "Linear", "Step", "check", "condition", "guide", "log_likelihood", "multiply"]
 
@@ -104,23 +106,19 @@ _POINTS, _AT_ONCE = 512, 2**22
 Guide = Callable[[Array, Array], Step]
 
 
-def _is_law(r: Evidence) -> bool:
-    return not callable(r) and not isinstance(r, Linear)
-
-
-def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Reverse:
-    """p(x_{t-1} | x_t) r(x_{t-1}) / Z at every step, as the paper has it (section 2.5, appendix C, Table App.1).
+def multiply(model: Model, log_r: Callable[..., Array] | Distribution) -> Model:
+    """Return the model with steps p(x_{t-1} | x_t) r(x_{t-1}) / Z, as the paper has it (section 2.5, Table App.1).
 
     A law is multiplied in closed form. A function is linearised: a Gaussian's mean moves by variance
     times gradient of log r at the mean, a bit's odds by the ratio of r at 1 and 0.
 
     Args:
-      reverse: (x_t, t) -> distribution.
+      model: any.
       log_r: x [B, ...] -> [B]; or (x_{t-1}, t - 1) -> [B], for an r that changes along the chain; or a
         law, see above.
 
     Returns:
-      (x_t, t) -> distribution: sampled, bounded and plotted as any other.
+      `Model` of the same process: sampled, bounded and plotted as any other.
 
     Raises:
       ValueError: for `Linear` evidence; `condition` takes it.
@@ -129,75 +127,60 @@ def multiply(reverse: Reverse, log_r: Callable[..., Array] | Distribution) -> Re
         raise ValueError("log_r: Linear evidence is not multiplied step by step; give it to condition, 'matched'")
     takes_time = callable(log_r) and num_arguments(log_r) > 1
 
-    def posterior(x_t: Array, t: Array) -> Distribution:
-        p = reverse(x_t, t)
-        law = verbs(p)
-        if not callable(log_r):
-            return law.product(p, log_r)
-        return law.tilted(p, law.slope(p, (lambda x: log_r(x, t - 1)) if takes_time else log_r))
+    def steps(x_t: Array, t: Array) -> Distribution:
+        r = (lambda x: log_r(x, t - 1)) if takes_time else log_r  # type: ignore[operator]
+        return _times(model.reverse(x_t, t), r)
 
-    return posterior
+    return Model.from_steps(model.process, steps)
 
 
-def log_likelihood(kernel: Kernel, r: Evidence, x: Array) -> Array:
-    """log r(x) of [B, ...], [B] nats; of a law, its variance must not be 0."""
+def _times(p: Any, r: Any) -> Any:
+    """p(x) r(x) / Z."""
+    return p.tilt(r) if callable(r) else p.product(r)[0]
+
+
+def log_likelihood(r: Evidence, x: Array) -> Array:
+    """Return log r(x) of x [B, ...] in nats, [B]; of a law, its variance must not be 0."""
     if isinstance(r, Linear):
-        seen = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)
-        return kernel.log_overlap(kernel.point(r.operator(x)), Normal(r.y, seen))
-    return r(x) if callable(r) else kernel.log_overlap(kernel.point(x), r)
+        seen = Normal(r.y, jnp.asarray(r.variance, jnp.float32))
+        return Normal.point(r.operator(x)).product(seen)[1]
+    if callable(r):
+        return r(x)
+    log_z: Array = type(r).point(x).product(r)[1]  # type: ignore[attr-defined]
+    return log_z
 
 
-def condition(
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
-    r: Evidence,
-    how: How,
-    *,
-    iterations: int = _ITERATIONS,
-    points: int = _POINTS,
-) -> Reverse:
-    """Return the reverse function of the model multiplied with r(x_0), by one of the ways of the module's docstring.
+def condition(model: Model, r: Evidence, how: How, *, iterations: int = _ITERATIONS, points: int = _POINTS) -> Model:
+    """Return the model multiplied with r(x_0), by one of the ways of the module's docstring.
 
     Args:
-      kernel: `gaussian` or `binomial`.
-      schedule: of T steps.
-      reverse: (x_t, t) -> distribution, the model.
+      model: a process and a denoiser.
       r: evidence about x_0; its arrays have the batch of x_t, or a batch of one.
       how: the way that r acts along the chain.
       iterations: of the linear solver of "matched", at least 1; each costs a gradient of the network.
       points: of the law of x_0 given x_t at which "guided" averages a function, at least 1; each costs an
-        evaluation of r and its gradient. Too few make weights whose tails `particles` cannot correct.
+        evaluation of r and its gradient. Too few make weights whose tails `smc` cannot correct.
 
     Returns:
-      (x_t, t) -> distribution.
+      `Model` of the same process.
 
     Raises:
-      ValueError: if `how` does not take this kind of evidence, or a number is less than 1.
+      ValueError: if `how` does not take this kind of evidence or of model, or a number is less than 1.
     """
-    check(kernel, r, how)
+    check(model, r, how)
     if how == "renoised":
+        process: Any = model.process
         r = jax.tree.map(loops.whole, r)
+        return Model.from_steps(process, lambda x_t, t: process.renoise(r, model.reverse(x_t, t), t - 1))
+    if how == "denoised":
+        evidence: Any = jax.tree.map(loops.whole, r)
+        return Model(model.process, lambda x_t, t: model.denoised(x_t, t).product(evidence)[0])
+    step = guide(model, r, how, iterations=iterations, points=points)
+    return Model.from_steps(model.process, lambda x_t, t: step(x_t, t).posterior)
 
-        def posterior(x_t: Array, t: Array) -> Distribution:
-            return kernel.renoised(schedule, r, reverse(x_t, t), t - 1)
 
-        return posterior
-    step = guide(kernel, schedule, reverse, r, how, iterations=iterations, points=points)
-    return lambda x_t, t: step(x_t, t).posterior
-
-
-def guide(
-    kernel: Kernel,
-    schedule: Schedule,
-    reverse: Reverse,
-    r: Evidence,
-    how: How,
-    *,
-    iterations: int = _ITERATIONS,
-    points: int = _POINTS,
-) -> Guide:
-    """Return the chain of `condition`, with the weights that `particles` needs to correct it.
+def guide(model: Model, r: Evidence, how: How, *, iterations: int = _ITERATIONS, points: int = _POINTS) -> Guide:
+    """Return the chain of `condition`, with the weights that `smc` needs to correct it.
 
     Args: as `condition`.
 
@@ -206,41 +189,40 @@ def guide(
       weights where coordinates are known: every step but the last would be a point, too.
 
     Raises:
-      ValueError: if `how` does not take this kind of evidence, or makes no weights ("renoised"), or a number is
-        less than 1.
+      ValueError: if `how` does not take this kind of evidence or of model, or makes no weights ("renoised"), or a
+        number is less than 1.
     """
-    check(kernel, r, how, weights=True)
+    check(model, r, how, weights=True)
     for name, value in (("iterations", iterations), ("points", points)):
         if value < 1:
             raise ValueError(f"{name}: must be at least 1, got {value}")
-    if _is_law(r):
+    if is_law(r):
         r = jax.tree.map(loops.whole, r)
     if how == "matched":
-        inner = _matched(kernel, schedule, reverse, r, iterations)
+        inner = _matched(model, r, iterations)
     elif how == "guided":
-        inner = _guided(kernel, schedule, reverse, r, points)
+        inner = _guided(model, r, points)
     elif how == "denoised":
-        inner = _denoised(kernel, schedule, reverse, r)
+        inner = _denoised(model, r)
     else:
-        inner = _tempered(kernel, schedule, reverse, r, how == "annealed")
+        inner = _tempered(model, r, how == "annealed")
     if isinstance(r, Linear):
         return inner
 
     def with_edge(x_t: Array, t: Array) -> Step:
         step = inner(x_t, t)
-        at_edge = multiply(lambda *_: step.model, r)(x_t, t)
-        return step._replace(posterior=kernel.where(t == 1, at_edge, step.posterior))
+        return step._replace(posterior=where(t == 1, _times(step.model, r), step.posterior))
 
     return with_edge
 
 
-def check(kernel: Kernel, r: Evidence, how: How, weights: bool = False) -> None:
-    """See that `condition`, or with `weights` `guide`, takes this evidence this way.
+def check(model: Model, r: Evidence, how: How, weights: bool = False) -> None:
+    """Check that `condition`, or with `weights` `guide`, takes this model and evidence this way.
 
     Raises:
       ValueError: if not, saying why.
     """
-    kind = "law" if _is_law(r) else "Linear" if isinstance(r, Linear) else "function"
+    kind = "law" if is_law(r) else "Linear" if isinstance(r, Linear) else "function"
     takes = {
         "constant": ("law", "function"),
         "annealed": ("law", "function"),
@@ -253,96 +235,102 @@ def check(kernel: Kernel, r: Evidence, how: How, weights: bool = False) -> None:
         raise ValueError(f"how: must be one of {', '.join(takes)}, got {how!r}")
     if kind not in takes[how]:
         raise ValueError(f"how: '{how}' takes evidence that is a {' or a '.join(takes[how])}, got a {kind}")
+    if kind == "function" and not callable(r):
+        raise ValueError(f"r: evidence is a law, a function or Linear, got a {type(r).__name__}")
     if weights and how == "renoised":
         raise ValueError("how: 'renoised' replaces the model's steps, and has no weights; use another")
-    prior = kernel.prior(jnp.zeros((1, 1)))
-    if how == "matched" and not isinstance(prior, Normal):
-        raise ValueError("how: 'matched' is for the Gaussian kernel; condition bits with 'guided'")
-    if kind == "law" and verbs(r) is not verbs(prior):
-        raise ValueError(f"r: evidence for this kernel is a {type(prior).__name__}, got a {type(r).__name__}")
+    process = type(model.process).__name__
+    if how == "matched" and not isinstance(model.process, Gaussian):
+        raise ValueError(f"how: 'matched' is for the Gaussian process, got a {process}; use 'guided'")
+    if how in ("denoised", "guided", "matched") and model.denoise is None:
+        raise ValueError(f"how: '{how}' needs the model's denoiser, and it is given by its reverse steps alone")
+    asked = {"renoised": "renoise", "annealed": "diffuse"}
+    if kind == "law" and how in asked and not hasattr(model.process, asked[how]):
+        raise ValueError(f"how: '{how}' needs a method `{asked[how]}` of the process, which {process} has not")
+    law = type(model.process.prior((1, 1)))
+    if kind == "law" and type(r) is not law:
+        raise ValueError(f"r: evidence for this process is a {law.__name__}, got a {type(r).__name__}")
 
 
-def _tempered(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Evidence, annealed: bool) -> Guide:
+def _tempered(model: Model, r: Any, annealed: bool) -> Guide:
     """r at every t, as it is or diffused."""
+    process: Any = model.process
 
-    def at_time(x: Array, t: Array) -> Distribution | Callable[[Array], Array]:
+    def at_time(x: Array, t: Array) -> Any:
         if not annealed:
             return r
         if callable(r):
-            return lambda x: schedule.alpha_bar[t] * r(x)
-        return kernel.diffused(schedule, jax.tree.map(lambda value: jnp.broadcast_to(value, x.shape), r), t)
+            return lambda x: process.schedule.alpha_bar[t] * r(x)
+        return process.diffuse(_spread(r, x.shape), t)
 
     def step(x_t: Array, t: Array) -> Step:
-        model = reverse(x_t, t)
-        posterior = multiply(lambda *_: model, at_time(x_t, t - 1))(x_t, t)
-        return Step(model, posterior, log_likelihood(kernel, at_time(x_t, t), x_t))
+        p = model.reverse(x_t, t)
+        return Step(p, _times(p, at_time(x_t, t - 1)), log_likelihood(at_time(x_t, t), x_t))
 
     return step
 
 
-def _denoised(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Distribution) -> Guide:
+def _spread(r: Any, shape: tuple[int, ...]) -> Any:
+    """Evidence with a batch of one, for all of a batch."""
+    return jax.tree.map(lambda value: jnp.broadcast_to(value, (shape[0], *value.shape[1:])), r)
+
+
+def _denoised(model: Model, r: Distribution) -> Guide:
     """r on the law of x_0 given x_t, coordinate by coordinate."""
 
     def step(x_t: Array, t: Array) -> Step:
-        model = reverse(x_t, t)
-        return _in_closed_form(kernel, schedule, model, kernel.start(schedule, model, x_t, t), r, x_t, t)
+        return _in_closed_form(model, model.laws(x_t, t), r, x_t, t)
 
     return step
 
 
-def _in_closed_form(
-    kernel: Kernel, schedule: Schedule, model: Distribution, start: Distribution, r: Distribution, x_t: Array, t: Array
-) -> Step:
-    """The step whose law of x_0 given x_t is the model's, `start`, times r."""
-    posterior = kernel.step(schedule, kernel.product(start, r), x_t, t)
-    return Step(model, posterior, kernel.log_overlap(start, r))
+def _in_closed_form(model: Model, laws: tuple[Any, Any], r: Distribution, x_t: Array, t: Array) -> Step:
+    """The step whose law of x_0 given x_t is the model's times r."""
+    start, step = laws
+    after, log_z = start.product(r)
+    return Step(step, model.process.posterior(after, x_t, t), log_z)
 
 
-def _guided(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, points: int) -> Guide:
+def _guided(model: Model, r: Any, points: int) -> Guide:
     """The gradient of log r at the denoised estimate."""
 
-    def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Distribution, Array]]:
-        model = reverse(x_t, t)
-        start = kernel.start(schedule, model, x_t, t)
-        if _is_law(r):
-            twist = kernel.log_overlap(_widened(start, at(schedule.sigma2, t, x_t)), r)
-        else:
-            twist = _log_average(kernel, start, r, points)
-        return twist.sum(), (model, twist)
+    def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Any, Array]]:
+        start, p = model.laws(x_t, t)
+        twist = _widened(model, start, x_t, t).product(r)[1] if is_law(r) else _log_average(start, r, points)
+        return twist.sum(), (p, twist)
 
     def step(x_t: Array, t: Array) -> Step:
-        (_, (model, twist)), slope = jax.value_and_grad(log_twist, has_aux=True)(x_t, t)
-        return Step(model, kernel.tilted(model, slope), twist)
+        (_, (p, twist)), slope = jax.value_and_grad(log_twist, has_aux=True)(x_t, t)
+        return Step(p, p.tilt(slope), twist)
 
     return step
 
 
-def _widened(start: Distribution, variance: Array) -> Distribution:
+def _widened(model: Model, start: Any, x_t: Array, t: Array) -> Any:
     """A law of x_0 given x_t made no narrower than for independent data of unit variance.
 
     Evidence about coordinates that vary together would be counted once for each of them, and steps would run away.
     """
+    if not isinstance(start, Normal | FullNormal):
+        return start
+    variance = at(model.process.schedule.sigma2, t, x_t)  # type: ignore[attr-defined]
     if isinstance(start, Normal):
-        return start._replace(variance=jnp.maximum(start.variance, variance))
-    if isinstance(start, FullNormal):
-        covariance = (
-            gram(start.scale_tril) + variance[..., None] * jnp.eye(start.mean.shape[-1], dtype=jnp.float32)[None]
-        )
-        return start._replace(scale_tril=cholesky(covariance))
-    return start
+        return Normal(start.mean, jnp.maximum(start.variance, variance), event_ndim=start.event_ndim)
+    identity = jnp.eye(x_t.shape[-1], dtype=jnp.float32)
+    return FullNormal.of_covariance(start.mean, start.covariance + variance[..., None] * identity)
 
 
-def _log_average(kernel: Kernel, start: Distribution, log_r: Callable[[Array], Array], points: int) -> Array:
-    """log of the mean of r over the law of x_0 given x_t, [B]: at points of it; of bits, at their rates."""
-    mean = kernel.mean(start)
+def _log_average(start: Any, log_r: Callable[[Array], Array], points: int) -> Array:
+    """log of the mean of r over the law of x_0 given x_t, [B]: at points of normals; of others, r at their mean."""
+    mean = start.mean
     if not isinstance(start, Normal | FullNormal):
         return log_r(mean)
     # The same points for everyone, and with each its opposite: a smooth function of x_t.
-    noise = kernel.noise(jax.random.key(0), (-(-points // 2), *mean.shape[1:]))
+    noise = jax.random.normal(jax.random.key(0), (-(-points // 2), *mean.shape[1:]), jnp.float32)
     noise = jnp.concatenate([noise, -noise])[:points]
 
     def value(z: Array) -> Array:
-        return log_r(kernel.place(start, jnp.broadcast_to(z, mean.shape)))
+        return log_r(start.place(jnp.broadcast_to(z, mean.shape)))
 
     # A power of two, so that it divides most numbers of points; what the gradient needs is computed again.
     size = 1 << max(_AT_ONCE // mean.size, 1).bit_length() - 1
@@ -351,21 +339,23 @@ def _log_average(kernel: Kernel, start: Distribution, log_r: Callable[[Array], A
     return average
 
 
-def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, iterations: int) -> Guide:
+def _matched(model: Model, r: Any, iterations: int) -> Guide:
     """The Kalman step of the mean of x_0 given x_t, with the network's Jacobian for a covariance."""
+    process: Any = model.process
+    schedule = process.schedule
 
     def step(x_t: Array, t: Array) -> Step:
-        def denoise(x_t: Array) -> tuple[Array, tuple[Distribution, Distribution]]:
-            model = reverse(x_t, t)
-            start = kernel.start(schedule, model, x_t, t)
-            return start.mean, (model, start)
+        def denoise(x_t: Array) -> tuple[Array, tuple[Any, Any]]:
+            laws = model.laws(x_t, t)
+            return laws[0].mean, laws
 
         # The Jacobian is multiplied with vectors that vary as the evidence does.
         x_t = loops.spread_as(r.y if isinstance(r, Linear) else r.mean, x_t)
-        mean, pull, (model, start) = jax.vjp(denoise, x_t, has_aux=True)
+        mean, pull, laws = jax.vjp(denoise, x_t, has_aux=True)
+        start, p = laws
         if isinstance(start, FullNormal) and not isinstance(r, Linear):
-            # The covariance is known entry by entry: nothing to be had from the Jacobian.
-            return _in_closed_form(kernel, schedule, model, start, r, x_t, t)
+            # The covariance is known entry by entry: nothing is left to ask the Jacobian.
+            return _in_closed_form(model, laws, r, x_t, t)
         # Cov[x_0 | x_t] = sigma2_t / sqrt(alpha_bar_t) dE[x_0 | x_t] / dx_t, symmetric where the model is exact.
         scale = at(schedule.sigma2 / jnp.sqrt(schedule.alpha_bar), t, x_t)
         operator, transpose, difference, noise = _observation(r, mean)
@@ -375,15 +365,23 @@ def _matched(kernel: Kernel, schedule: Schedule, reverse: Reverse, r: Any, itera
 
         u = _minimal_residual(covariance, difference, iterations)
         after = mean + scale * pull(transpose(u))[0]
-        if _is_law(r):
-            observed = kernel.product(start, r)
-            start_after, twist = Normal(after, observed.variance), kernel.log_overlap(start, r)
+        if is_law(r):
+            observed, twist = start.product(r)
+            start_after: Any = Normal(after, observed.variance, event_ndim=start.event_ndim)
         else:
             # The log-determinant beside this quadratic form does not depend on x_t, where the model is exact.
-            start_after, twist = start._replace(location=after), -0.5 * jnp.maximum(sum_event(difference * u), 0.0)
-        return Step(model, kernel.step(schedule, start_after, x_t, t), twist)
+            start_after = _moved(start, after)
+            twist = -0.5 * jnp.maximum(sum_event(difference * u), 0.0)
+        return Step(p, process.posterior(start_after, x_t, t), twist)
 
     return step
+
+
+def _moved(p: Normal | FullNormal, mean: Array) -> Normal | FullNormal:
+    """The law with another mean."""
+    if isinstance(p, FullNormal):
+        return FullNormal(mean, p.scale_tril)
+    return Normal(mean, p.variance, event_ndim=p.event_ndim)
 
 
 def _observation(

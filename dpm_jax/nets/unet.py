@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.models.convolution import Conv
-from dpm_jax.models.resampling import depth_to_space, mean_pool, space_to_depth, upsample
+from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["UNet"]

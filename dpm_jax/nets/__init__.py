@@ -1,0 +1,9 @@
+"""Flax networks `(x_t, t) -> outputs`; the kernel turns outputs into a distribution. And a classifier of images."""
+
+from dpm_jax.nets.classifier import ConvClassifier
+from dpm_jax.nets.mlp import SigmoidMLP, TimeMLP
+from dpm_jax.nets.multiscale import MultiscaleNet
+from dpm_jax.nets.rbf import RBF
+from dpm_jax.nets.unet import UNet
+
+__all__ = ["RBF", "ConvClassifier", "MultiscaleNet", "SigmoidMLP", "TimeMLP", "UNet"]
