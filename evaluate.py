@@ -72,6 +72,8 @@ def _of_likelihood(
     key: Array, built: Experiment, params: Params, source: Source, num_examples: int, step: int, where: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """K and what lies between it and the likelihood, of the whole chain and of shorter ones."""
+    if _RESPACING.value:
+        experiment.check_denoiser(built, params, "--respacing")
     bound_key, ais_key, respacing_key = jax.random.split(key, 3)
     result = report.evaluate(bound_key, built, params, source, num_examples, step)
     print(report.table(result))

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from dpm_jax import cli, cold, experiment, figures, mesh, plots, posterior, sampling, storage, workdir
+from dpm_jax import cli, cold, experiment, figures, guidance, mesh, plots, sampling, storage, workdir
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
@@ -59,8 +59,8 @@ _MASK = flags.DEFINE_string("mask", None, f"Of --inpaint: a file, True where obs
 _HOW = flags.DEFINE_enum(
     "how",
     "default",
-    ["default", *get_args(posterior.How)],
-    "How what was observed acts along the chain, see dpm_jax/posterior.py.",
+    ["default", *get_args(guidance.How)],
+    "How what was observed acts along the chain, see dpm_jax/guidance.py.",
 )
 _NUM_PARTICLES = flags.DEFINE_integer(
     "num_particles", 0, "Of sequential Monte Carlo, exact as they become many; 0: the approximate chain.", 0
@@ -136,7 +136,7 @@ def _build(description: workdir.Description) -> experiment.Experiment:
 
 
 def _short(
-    description: workdir.Description, built: experiment.Experiment, where: Path, step: int
+    description: workdir.Description, built: experiment.Experiment, params: experiment.Params, where: Path, step: int
 ) -> experiment.Experiment:
     """The experiment with the chain that the flags ask for."""
     if _ETA.value is not None and description.config.kernel != "gaussian":
@@ -148,6 +148,9 @@ def _short(
                     f"--{flag.name}: a cold chain has no distribution of its steps; it is drawn from as it is"
                 )
         return built
+    for name, value in ((_NUM_STEPS.name, _NUM_STEPS.value), (_ETA.name, _ETA.value)):
+        if value is not None:
+            experiment.check_denoiser(built, params, f"--{name}")
     times = None
     if _NUM_STEPS.value is not None:
         spacing: Any = _SPACING.value
@@ -218,7 +221,7 @@ def _sample_model(
     description: workdir.Description, built: experiment.Experiment, params: experiment.Params, out: Path
 ) -> list[str]:
     """Samples of the model itself; names of the files written."""
-    key, num_timesteps = jax.random.key(_SEED.value), built.model(params).schedule.num_timesteps
+    key, num_timesteps = jax.random.key(_SEED.value), built.model(params).num_timesteps
     shape, binary = _shape(built), description.config.kernel == "binomial"
     num = 1000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
     samples = draw(key, built, params, description.standardization, num, shape, _CHUNK_SIZE.value)
@@ -229,15 +232,13 @@ def _sample_model(
     if _GIF.value:
         kept = jax.jit(
             lambda key, params: mesh.gather(
-                sampling.ancestral_trajectory(
+                sampling.trajectory(
                     key,
-                    built.kernel,
-                    built.model(params).reverse,
+                    built.model(params),
                     min(num, 1000 if len(shape) == 1 else 16),
                     shape,
-                    num_timesteps,
                     keep_every=max(num_timesteps // 50, 1),
-                    start=None if built.cold is None else built.cold.start(params),
+                    start=None if built.cold is None else built.cold.start(params, shape),
                 )
             )
         )(key, params)
@@ -266,7 +267,7 @@ def main() -> None:
     try:
         with mesh.over_all_devices(), cli.outputs(out) as ours:
             step, params = loop.load_params(built, where, which=which)
-            built = _short(description, built, where, step)
+            built = _short(description, built, params, where, step)
             if conditional:
                 written = _sample_posterior(description, built, params, where, ours)
             else:

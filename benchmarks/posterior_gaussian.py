@@ -10,15 +10,13 @@ deviations of the posterior; of 20 000 draws chance alone makes about 0.02 in th
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import gaussian, optimal, particles, posterior, sampling, schedules
-from dpm_jax.normal import Normal
+from dpm_jax import Gaussian, Model, Normal, forward_edge, guidance, optimal, sampling, schedules, smc
 
 _NUM, _T = 20_000, 100
 _MEAN = np.array([0.3, -0.2, 0.1, 0.0])
@@ -52,33 +50,33 @@ def _errors(x: Array, mean: np.ndarray, covariance: np.ndarray, weights: np.ndar
 
 def main() -> int:
     """Print the table."""
-    schedule = schedules.geometric(_T, beta_1=1e-4)
-    full = optimal.normal(schedule, jnp.asarray(_MEAN, jnp.float32), jnp.asarray(_COVARIANCE, jnp.float32))
+    process = Gaussian(schedules.geometric(_T, beta_1=1e-4))
+    full = optimal.normal(process, jnp.asarray(_MEAN, jnp.float32), jnp.asarray(_COVARIANCE, jnp.float32))
 
-    def diagonal(x_t: Array, t: Array) -> Normal:
-        p: Any = full(x_t, t)
-        return Normal(p.mean, (p.scale_tril**2).sum(-1))
+    def independent(x_t: Array, t: Array) -> Normal:
+        p = full.denoised(x_t, t)
+        return Normal(p.mean, p.variance)
 
+    models = [forward_edge(model) for model in (Model(process, independent), full)]
     print(f"T = {_T}, {_NUM} draws; error of the mean, of the covariance" + " " * 10 + "diagonal" + " " * 13 + "full")
     for name, (y, variance) in _EVIDENCE.items():
         mean, covariance, log_p = _closed_form(y, variance)
         r = Normal(jnp.asarray(y[None], jnp.float32), jnp.asarray(variance[None], jnp.float32))
         print(f"{name}: log p(y) {log_p:.3f}")
-        hows: tuple[posterior.How, ...] = ("constant", "annealed", "renoised", "denoised", "guided", "matched")
+        hows: tuple[guidance.How, ...] = ("constant", "annealed", "renoised", "denoised", "guided", "matched")
         for how in hows:
             cells = []
-            for reverse in (diagonal, full):
-                chain = posterior.condition(gaussian, schedule, gaussian.forward_edge(schedule, reverse), r, how)
-                draw = jax.jit(lambda key, chain=chain: sampling.ancestral(key, gaussian, chain, _NUM, (4,), _T))
+            for model in models:
+                chain = guidance.condition(model, r, how)
+                draw = jax.jit(lambda key, chain=chain: sampling.sample(key, chain, _NUM, (4,)))
                 cells.append(_errors(draw(jax.random.key(0)), mean, covariance))
             print(f"  {how:44}" + "     ".join(cells), flush=True)
         for how in ("denoised", "guided", "matched"):
             cells = []
-            for reverse in (diagonal, full):
-                guide = posterior.guide(gaussian, schedule, gaussian.forward_edge(schedule, reverse), r, how)
-                found = jax.jit(
-                    lambda key, guide=guide, r=r: particles.sample(key, gaussian, guide, r, 1, _NUM, (4,), _T)
-                )(jax.random.key(1))
+            for model in models:
+                found = jax.jit(lambda key, model=model, how=how, r=r: smc.sample(key, model, r, how, _NUM))(
+                    jax.random.key(1)
+                )
                 weights = np.exp(np.asarray(found.log_weights[0], np.float64))
                 cells.append(_errors(found.x[0], mean, covariance, weights))
                 cells[-1] += f" ({float(found.effective_size.min()) / _NUM:.2f}, {float(found.log_evidence[0]):.3f})"

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import binomial, experiment, particles, posterior, sampling, workdir
-from dpm_jax.bernoulli import Bernoulli
+from dpm_jax import Bernoulli, experiment, guidance, sampling, smc, workdir
 from dpm_jax.data import heartbeat
 from dpm_jax.training import loop
 
@@ -47,8 +46,7 @@ def main() -> int:
     description = workdir.read(options.workdir)
     built = experiment.build(description.config, description.shape)
     _, params = loop.load_params(built, options.workdir)
-    schedule, reverse = built.model(params)
-    num_timesteps, shape = schedule.num_timesteps, built.shape
+    model = built.model(params)
     settings = description.config.data.heartbeat
     sequences = np.asarray(heartbeat.sequences(settings.length, settings.period))
 
@@ -66,18 +64,13 @@ def main() -> int:
             distance = 0.5 * (np.abs(found - exact).sum() + 1 - found.sum())
             print(f"  {label:20} {distance:7.4f}   {found.round(3)}{more}", flush=True)
 
-        hows: tuple[posterior.How, ...] = ("constant", "annealed", "renoised", "denoised", "guided")
+        hows: tuple[guidance.How, ...] = ("constant", "annealed", "renoised", "denoised", "guided")
         for how in hows:
-            chain = posterior.condition(binomial, schedule, reverse, r, how)
-            draw = jax.jit(
-                lambda key, chain=chain: sampling.ancestral(key, binomial, chain, _NUM, shape, num_timesteps)
-            )
+            chain = guidance.condition(model, r, how)
+            draw = jax.jit(lambda key, chain=chain: sampling.sample(key, chain, _NUM, built.shape))
             row(how, draw(jax.random.key(0)), np.full(_NUM, 1 / _NUM))
         for how in ("denoised", "guided"):
-            guide = posterior.guide(binomial, schedule, reverse, r, how)
-            found = jax.jit(
-                lambda key, guide=guide, r=r: particles.sample(key, binomial, guide, r, 1, _NUM, shape, num_timesteps)
-            )(jax.random.key(0))
+            found = jax.jit(lambda key, how=how, r=r: smc.sample(key, model, r, how, _NUM))(jax.random.key(0))
             effective, log_p = float(found.effective_size.min()), float(found.log_evidence[0])
             weights = np.exp(np.asarray(found.log_weights[0], np.float64))
             row(f"particles, {how}", found.x[0], weights, f", least ESS {effective:.0f} of {_NUM}, log p {log_p:.3f}")

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dpm_jax import experiment, posterior, workdir
+from dpm_jax import experiment, guidance, workdir
 from dpm_jax.evaluation import observations, posterior_samples, scores
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.observations import Observations
@@ -79,7 +79,7 @@ def main() -> int:
         row("as observed", np.clip(seen.y, 0, 255))
     row("Gaussian model, posterior mean", _wiener(source.train_examples(20_000), seen))
     for how in options.how:
-        chosen: posterior.How = how
+        chosen: guidance.How = how
         plan = posterior_samples.Plan(chosen, num_repeats=options.num_repeats)
         begin = time.perf_counter()
         drawn = posterior_samples.draw(

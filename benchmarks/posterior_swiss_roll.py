@@ -24,8 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
 
-from dpm_jax import experiment, gaussian, particles, posterior, sampling, workdir
-from dpm_jax.normal import Normal
+from dpm_jax import Model, Normal, experiment, guidance, sampling, smc, workdir
 from dpm_jax.training import loop
 
 _NUM = 2000
@@ -58,40 +57,34 @@ def main() -> int:
     description = workdir.read(options.workdir)
     built = experiment.build(description.config, description.shape)
     _, params = loop.load_params(built, options.workdir)
-    schedule, reverse = built.model(params)
-    num_timesteps = schedule.num_timesteps
+    model = built.model(params)
 
-    def chain(reverse: Any, num: int) -> Callable[[Array], Array]:
-        return jax.jit(
-            lambda key: sampling.ancestral(key, gaussian, reverse, num, (2,), num_timesteps, chunk_size=20_000)
-        )
+    def chain(model: Model, num: int) -> Callable[[Array], Array]:
+        return jax.jit(lambda key: sampling.sample(key, model, num, (2,), chunk_size=20_000))
 
-    proposals = chain(reverse, options.num_proposals)(jax.random.key(1))
+    proposals = chain(model, options.num_proposals)(jax.random.key(1))
     rng = np.random.default_rng(0)
     figure, axes = plt.subplots(3, 3, figsize=(9, 9.4), layout="constrained")
     print(f"{'':28} {'distance':>9}   effective size, log p(observed); chance alone")
     for column, (name, r) in enumerate(_evidence().items()):
-        log_r = np.asarray(posterior.log_likelihood(gaussian, r, proposals), np.float64)
+        log_r = np.asarray(guidance.log_likelihood(r, proposals), np.float64)
         kept = np.asarray(proposals)[rng.random(len(log_r)) < np.exp(log_r - log_r.max())]
         exact, other = kept[:_NUM], kept[_NUM : 2 * _NUM]
         log_z = np.log(np.mean(np.exp(log_r)))
         print(f"{name}: {len(kept)} kept; chance {_energy_distance(exact, other):.4f}, log p {log_z:.3f}")
-        hows: tuple[posterior.How, ...] = ("constant", "annealed", "guided")
-        best: posterior.How = "guided"
+        hows: tuple[guidance.How, ...] = ("constant", "annealed", "guided")
+        best: guidance.How = "guided"
         if isinstance(r, Normal):
             hows, best = ("constant", "annealed", "renoised", "denoised", "guided"), "denoised"
         drawn = {}
         for how in hows:
-            conditioned = posterior.condition(gaussian, schedule, reverse, r, how)
+            conditioned = guidance.condition(model, r, how)
             drawn[how] = np.asarray(chain(conditioned, _NUM)(jax.random.key(2)))
             print(f"  {how:26} {_energy_distance(drawn[how], exact):9.4f}", flush=True)
-        guide = posterior.guide(gaussian, schedule, reverse, r, best)
-        found = jax.jit(
-            lambda key, guide=guide, r=r: particles.sample(
-                key, gaussian, guide, r, 1, options.num_particles, (2,), num_timesteps
-            )
-        )(jax.random.key(3))
-        weighted = np.asarray(particles.draw(jax.random.key(4), found, _NUM)[0])
+        found = jax.jit(lambda key, r=r, best=best: smc.sample(key, model, r, best, options.num_particles, shape=(2,)))(
+            jax.random.key(3)
+        )
+        weighted = np.asarray(smc.draw(jax.random.key(4), found, _NUM)[0])
         print(
             f"  {'particles, ' + best:26} {_energy_distance(weighted, exact):9.4f}   "
             f"{float(found.effective_size.min()):.0f} of {options.num_particles}, {float(found.log_evidence[0]):.3f}"

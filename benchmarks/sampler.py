@@ -39,10 +39,10 @@ def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
     steps = config.num_timesteps
     built = experiment.build(config, source_of(config).shape)
     params = step.init(built).params
-    _, reverse = built.model(params)
-    states = sampling.ancestral_trajectory(jax.random.key(0), built.kernel, reverse, num, built.shape, steps)
+    model = built.model(params)
+    states = sampling.trajectory(jax.random.key(0), model, num, built.shape)
     inputs = [(jnp.array(x), jnp.full(num, t)) for x, t in zip(states.x[:-1], states.t[:-1], strict=True)]
-    draw = jax.jit(lambda key: sampling.ancestral(key, built.kernel, reverse, num, built.shape, steps))
+    draw = jax.jit(lambda key: sampling.sample(key, model, num, built.shape))
     forward = jax.jit(built.network)
 
     def call() -> Array:

@@ -63,8 +63,7 @@ def over_timesteps() -> Table:
         params = step.init(built).params
 
         def draw(params: Params, key: Array) -> Array:
-            _, reverse = built.model(params)  # noqa: B023
-            return sampling.ancestral(key, built.kernel, reverse, 1024, (2,), built.config.num_timesteps)  # noqa: B023
+            return sampling.sample(key, built.model(params), 1024, (2,))  # noqa: B023
 
         lowered = jax.jit(draw).lower(params, jax.random.key(0))
         start = time.perf_counter()

@@ -27,8 +27,7 @@ SHAPE = (28, 28, 1)
 
 
 def _draw(built: Experiment, params: Params, key: Array) -> Array:
-    schedule, reverse = built.model(params)
-    return sampling.ancestral(key, built.kernel, reverse, BATCH, SHAPE, schedule.num_timesteps)
+    return sampling.sample(key, built.model(params), BATCH, SHAPE)
 
 
 def tables() -> list[Table]:

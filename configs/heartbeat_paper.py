@@ -1,7 +1,7 @@
 """The binary heartbeat as in the paper: T = 2000, 3 x 50 sigmoid units, a readout for each t, beta_t = 1 / (T - t + 1).
 
 The paper passes the readout through a sigmoid to have the rates of x_{t-1}; here it gives
-those of x_0, and the exact posteriors are mixed by them (`binomial.denoised_reverse`).
+those of x_0, and the exact posteriors are mixed by them (`Binomial.posterior`).
 --config.reverse.prediction=perturbation takes the readout for x_{t-1} itself.
 Table App.1 has the chain end in fair coins, the text of appendix D.1.2 at rate 0.2; the
 kernel forgets towards fair coins, so these it is.

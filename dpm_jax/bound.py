@@ -199,8 +199,9 @@ def estimate(
 ) -> Estimate:
     """Return unbiased estimates of K from a few t of each example, for training: minus their mean is the loss.
 
-    Differentiable in whatever the model depends on, a schedule of the Gaussian process too; the noise depends on `key` alone. The times are dealt to the examples at random, so that the batch may be
-    sorted. The standard error takes the examples for independent: do not repeat them, but raise `num_times`.
+    Differentiable in whatever the model depends on, a schedule of the Gaussian process too; the noise depends on `key`
+    alone. The times are dealt to the examples at random, so that the batch may be sorted. The standard error takes
+    the examples for independent: do not repeat them, but raise `num_times`.
 
     Args:
       key: PRNG key.
@@ -208,7 +209,7 @@ def estimate(
       x_0: [B, ...] data, each example once.
       edge: the treatment of p(x_0 | x_1), see above.
       time_sampler: one of `timesteps`, or any function like them.
-      num_times: t of each example, all of which go through `reverse` at once.
+      num_times: t of each example, all of which go through the model at once, together with the edge's.
 
     Returns:
       `Estimate`, nats.

@@ -30,7 +30,8 @@ from jax import Array
 
 from dpm_jax import loops, timesteps
 from dpm_jax.degradations import Degradation
-from dpm_jax.distributions import Distribution, Normal
+from dpm_jax.distributions import Normal
+from dpm_jax.distributions.base import Start
 from dpm_jax.model import Model
 from dpm_jax.sampling import Numbered
 from dpm_jax.shapes import num_arguments
@@ -146,7 +147,7 @@ def restoration_loss(
     return restoration_errors(key, degrade, restore, x_0, num_timesteps, norm=norm).mean()
 
 
-def start_losses(start: Distribution, x_last: Array) -> Array:
+def start_losses(start: Start, x_last: Array) -> Array:
     """Return -log p(x_T) of each image, in nats a dimension: fits the law that chains begin at, by maximum likelihood.
 
     It has no parameter in common with `restoration_loss`: in their sum, gradients of either are what they would be
@@ -160,7 +161,7 @@ def start_losses(start: Distribution, x_last: Array) -> Array:
     return losses
 
 
-def start_loss(start: Distribution, x_last: Array) -> Array:
+def start_loss(start: Start, x_last: Array) -> Array:
     """Return the mean of `start_losses`, with its arguments: a scalar."""
     return start_losses(start, x_last).mean()
 
@@ -175,9 +176,9 @@ class Chain:
     """
 
     num_timesteps: int
-    start: Distribution | None = None
+    start: Start | None = None
 
-    def prior(self, shape: tuple[int, ...]) -> Distribution:
+    def prior(self, shape: tuple[int, ...]) -> Start:
         """Return the law of x_T, whatever the shape.
 
         Raises:
@@ -192,7 +193,7 @@ def model(
     degrade: Degradation,
     restore: Restore,
     num_timesteps: int,
-    start: Distribution | None = None,
+    start: Start | None = None,
     *,
     rule: Rule = "improved",
     key: Array | None = None,

@@ -64,8 +64,8 @@ class Bounds(NamedTuple):
 def step_bounds(process: Process, shape: tuple[int, ...]) -> Bounds:
     """Return bounds on the entropy of each reverse step, from the forward chain alone (section 2.6).
 
-    The three entropies must be the same for every x, as they are in the processes here. Those of densities are logarithms, so that
-    their sum is as exact as they are, however fine the step.
+    The three entropies must be the same for every x, as they are in the processes here. Those of densities are
+    logarithms, so that their sum is as exact as they are, however fine the step.
 
     Args:
       process: the forward chain.

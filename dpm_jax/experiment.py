@@ -17,11 +17,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from dpm_jax import (
-    binomial,
     bound,
     cold,
     degradations,
-    gaussian,
     level,
     mesh,
     objectives,
@@ -36,10 +34,12 @@ from dpm_jax.data import arrays, folder, image_set, sources, tfds
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
+from dpm_jax.model import Model, forward_edge
 from dpm_jax.nets import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
 from dpm_jax.optimizers import LearningRate
+from dpm_jax.predictions import Network
+from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
-from dpm_jax.types import Kernel, Model
 
 __all__ = [
     "Experiment",
@@ -48,6 +48,7 @@ __all__ = [
     "Restoration",
     "Streams",
     "build",
+    "check_denoiser",
     "check_size",
     "grid_factor",
     "open_source",
@@ -96,7 +97,7 @@ def streams(seed: int) -> Streams:
     return Streams(*jax.random.split(jax.random.key(seed), 4))
 
 
-class Network(Protocol):
+class Outputs(Protocol):
     """See `Experiment`."""
 
     def __call__(self, params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
@@ -109,12 +110,12 @@ class Restoration(NamedTuple):
     Attributes:
       degrade: (key, x_0, t) -> x_t.
       restore: parameters -> (x_t, t) -> x_hat_0.
-      start: parameters -> the law of x_T that chains begin at.
+      start: (parameters, shape of one image) -> the law of x_T that chains begin at.
     """
 
     degrade: cold.Keyed
     restore: Callable[[Params], cold.Restore]
-    start: Callable[[Params], level.Level]
+    start: Callable[[Params, tuple[int, ...]], level.Level]
 
 
 class Experiment(NamedTuple):
@@ -123,11 +124,10 @@ class Experiment(NamedTuple):
     Attributes:
       config: what it was built from.
       shape: of one example.
-      kernel: the module `gaussian` or `binomial`; a cold chain is sampled with the former's verbs.
       init: key -> parameters.
       network: (parameters, x_t, t, key=None) -> outputs, the bare network; with a key, as in training, it drops out.
-      model: (parameters, key=None) -> `Model`; traceable. Its reverse function has the config's edge at t = 1. Of a
-        cold chain the schedule does no more than count the steps.
+      model: (parameters, key=None) -> `Model`; traceable. It has the config's edge at t = 1. That of a cold chain is
+        for `sampling` alone, of images of this shape.
       cold: what a cold chain has in place of noise; None where there is noise.
       memory: what the loss remembers from step to step, before the first; empty where it needs none.
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
@@ -142,9 +142,8 @@ class Experiment(NamedTuple):
 
     config: ConfigDict
     shape: tuple[int, ...]
-    kernel: Kernel
     init: Callable[[Array], Params]
-    network: Network
+    network: Outputs
     model: Callable[..., Model]
     cold: Restoration | None
     memory: Memory
@@ -187,9 +186,8 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     config_lib.check(config)
     if config.kernel == "cold":
         return _build_cold(config, shape)
-    kernel: Any = {"gaussian": gaussian, "binomial": binomial}[config.kernel]
     base = _schedule(config)
-    module, to_distribution = _network(config, kernel, base, shape)
+    module, to_model = _network(config, base, shape)
 
     def init(key: Array) -> Params:
         x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
@@ -202,20 +200,17 @@ def build(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     def model(params: Params, key: Array | None = None) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
-
-        def reverse(x_t: Array, t: Array) -> Any:
-            return to_distribution(schedule, x_t, t, network(params, x_t, t, key))
-
-        return Model(schedule, kernel.forward_edge(schedule, reverse) if config.edge == "forward" else reverse)
+        made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
+        return forward_edge(made) if config.edge == "forward" else made
 
     def validation_loss(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
-        found = bound.estimate(key, kernel, *model(params), x_0, edge=config.edge)
+        found = bound.estimate(key, model(params), x_0, edge=config.edge)
         return -found.k, found.stderr
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
-    memory, loss = _loss(config, kernel, base, model)
+    memory, loss = _loss(config, base, model)
     return Experiment(
-        config, shape, kernel, init, network, model, None, memory, loss, validation_loss, optimizer, learning_rate
+        config, shape, init, network, model, None, memory, loss, validation_loss, optimizer, learning_rate
     )
 
 
@@ -234,30 +229,34 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     def init(key: Array) -> Params:
         x, t = jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32)
-        return {"network": module.init(key, x, t)["params"], "start": level.standard(shape[-1])._asdict()}
+        start = level.standard(shape[-1])
+        # The name that checkpoints have it by.
+        start["mean"] = start.pop("location")
+        return {"network": module.init(key, x, t)["params"], "start": start}
 
     network = _applied(module, config.network.precision)
 
     def restorer(params: Params, key: Array | None = None) -> cold.Restore:
         return lambda x_t, t: x_t + network(params, x_t, t, key)
 
-    def start(params: Params) -> level.Level:
-        law = level.Level(**params["start"])
+    def start(params: Params, shape: tuple[int, ...]) -> level.Level:
+        fitted = params["start"]
         # Logarithms of scales have a long way to go, at the rate of the network's weights too long a one.
-        return law._replace(log_scale=_START_RATE * law.log_scale, log_noise=_START_RATE * law.log_noise)
+        log_scale, log_noise = (_START_RATE * fitted[name] for name in ("log_scale", "log_noise"))
+        return level.Level(shape, fitted["mean"], log_scale, log_noise, fitted["mixing"])
 
-    schedule = _schedule(config)
     # A random degradation is the same at every step of a chain.
     degradation_key = streams(config.seed).degradation
 
-    def model(params: Params) -> Model:
-        return Model(schedule, cold.reverse(degrade, restorer(params), rule=config.cold.rule, key=degradation_key))
+    def model(params: Params, key: Array | None = None) -> Model:
+        law, restore = start(params, shape), restorer(params, key)
+        return cold.model(degrade, restore, num_timesteps, law, rule=config.cold.rule, key=degradation_key)
 
     def loss_of(restore: cold.Restore, params: Params, key: Array, x_0: Array) -> Array:
         loss_key, last_key = jax.random.split(key)
         restored = cold.restoration_errors(loss_key, degrade, restore, x_0, num_timesteps, norm=config.cold.norm)
         x_last = cold.keyed(degrade)(last_key, x_0, jnp.full(x_0.shape[0], num_timesteps, jnp.int32))
-        return restored + cold.start_losses(start(params), x_last)
+        return restored + cold.start_losses(start(params, x_0.shape[1:]), x_last)
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
         dropout_key, noise_key = jax.random.split(key)
@@ -269,12 +268,10 @@ def _build_cold(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
 
     optimizer, learning_rate = optimizers.build(config.optimizer, config.train.steps)
     parts = Restoration(cold.keyed(degrade), restorer, start)
-    return Experiment(
-        config, shape, gaussian, init, network, model, parts, (), loss, validation_loss, optimizer, learning_rate
-    )
+    return Experiment(config, shape, init, network, model, parts, (), loss, validation_loss, optimizer, learning_rate)
 
 
-def _applied(module: nn.Module, precision: str) -> Network:
+def _applied(module: nn.Module, precision: str) -> Outputs:
     def network(params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
         rngs = {} if key is None else {"dropout": key}
         # Accelerators would multiply float32 numbers in fewer bits.
@@ -286,7 +283,7 @@ def _applied(module: nn.Module, precision: str) -> Network:
 
 
 def _loss(
-    config: ConfigDict, kernel: Any, base: Schedule, model: Callable[..., Model]
+    config: ConfigDict, base: Schedule, model: Callable[..., Model]
 ) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
     """The memory that training begins with, and the loss."""
     settings, edge = config.train, config.edge
@@ -295,8 +292,7 @@ def _loss(
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
             dropout_key, noise_key = jax.random.split(key)
-            dropping = model(params, dropout_key)
-            found = bound.estimate(noise_key, kernel, *dropping, x_0, edge=edge, time_sampler=sampler)
+            found = bound.estimate(noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -307,15 +303,15 @@ def _loss(
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
         dropout_key, noise_key = jax.random.split(key)
-        schedule, reverse = model(params, dropout_key)
+        dropping = model(params, dropout_key)
         if settings.objective == "simple":
-            value = objectives.simple(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.simple(noise_key, dropping, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "hybrid":
-            value = objectives.hybrid(noise_key, schedule, reverse, x_0, edge=edge, time_sampler=sampler)
+            value = objectives.hybrid(noise_key, dropping, x_0, edge=edge, time_sampler=sampler)
         elif settings.objective == "sample_mse":
-            value = objectives.sample_mse(noise_key, kernel, schedule, reverse, x_0, time_sampler=sampler)
+            value = objectives.sample_mse(noise_key, dropping, x_0, time_sampler=sampler)
         else:
-            value = -bound.estimate(noise_key, kernel, schedule, reverse, x_0, edge=edge, time_sampler=sampler).mean
+            value = -bound.estimate(noise_key, dropping, x_0, edge=edge, time_sampler=sampler).mean
         return value, memory
 
     return (), loss
@@ -330,7 +326,7 @@ def _schedule(config: ConfigDict) -> Schedule:
     if config.kernel == "gaussian" and not bool(jnp.isfinite(schedule.log_nsr[-1])):
         raise UserError(f"config.schedule.{name}: kernel 'gaussian' needs alpha_bar_T > 0; raise alpha_bar_final")
     left = float(schedule.alpha_bar[-1])
-    if config.kernel != "cold" and left > _MOST_LEFT:
+    if left > _MOST_LEFT:
         raise UserError(
             f"config.schedule.{name}: after T = {config.num_timesteps} steps alpha_bar_T = {left:.2g} of the data is "
             "left, and the prior knows nothing of it; raise num_timesteps, or the betas"
@@ -438,28 +434,25 @@ def _file(path: Path, config: ConfigDict, crop: int | None, report: Callable[[st
 
 
 def _network(
-    config: ConfigDict, kernel: Any, base: Schedule, shape: tuple[int, ...]
-) -> tuple[nn.Module, Callable[..., Any]]:
-    """The network, and the kernel's function that turns its outputs into a distribution."""
+    config: ConfigDict, base: Schedule, shape: tuple[int, ...]
+) -> tuple[nn.Module, Callable[[Schedule, Network], Model]]:
+    """The network, and (schedule, (x_t, t) -> its outputs) -> the model that they make."""
     _check_shape(config, shape)
-    dim = shape[-1]
-    settings = config.reverse
-    to_distribution: Callable[..., Any]
+    dim, settings = shape[-1], config.reverse
+    process: Callable[[Schedule], Any] = Gaussian
+    to_model: Callable[..., Model]
     if config.kernel == "binomial":
-        num_outputs = dim
-        to_distribution = {"x_0": binomial.denoised_reverse, "perturbation": binomial.perturbation_reverse}[
-            settings.prediction
-        ]
+        num_outputs, process, to_model = dim, Binomial, predictions.binomial
     elif settings.covariance == "full":
-        num_outputs = dim + dim * (dim + 1) // 2
-        to_distribution = partial(predictions.full_normal_reverse, prediction=settings.prediction)
+        num_outputs, to_model = dim + dim * (dim + 1) // 2, predictions.full_gaussian
     else:
         num_outputs = predictions.num_outputs(dim, settings.variance)
-        to_distribution = partial(
-            predictions.normal_reverse, prediction=settings.prediction, variance=settings.variance
-        )
+        to_model = partial(predictions.gaussian, variance=settings.variance)
 
-    return _module(config, num_outputs, _clock(base)), to_distribution
+    def of_outputs(schedule: Schedule, outputs: Network) -> Model:
+        return to_model(process(schedule), outputs, prediction=settings.prediction)
+
+    return _module(config, num_outputs, _clock(base)), of_outputs
 
 
 def _module(config: ConfigDict, num_outputs: int, clock: Callable[[Array], Array]) -> nn.Module:
@@ -494,6 +487,26 @@ def _check_shape(config: ConfigDict, shape: tuple[int, ...]) -> None:
                 f"config.network.{name}: images of {shape[0]}x{shape[1]} are not divisible by {factor}, the pixels "
                 "of its coarsest scale; use fewer scales or levels, or config.data.crop"
             )
+
+
+def check_denoiser(experiment: Experiment, params: Params, flag: str) -> None:
+    """See that the model knows p(x_0 | x_t), which other chains of the same network need.
+
+    Args:
+      experiment: what was trained.
+      params: its parameters.
+      flag: what needs it, for messages.
+
+    Raises:
+      UserError: if it is given by its reverse steps alone, saying by which setting.
+    """
+    if experiment.model(params).denoise is None:
+        config = experiment.config
+        name = "prediction" if config.kernel == "binomial" else "variance"
+        raise UserError(
+            f"{flag}: needs the model's denoiser, p(x_0 | x_t), and steps of config.reverse.{name} "
+            f"'{config.reverse[name]}' have none"
+        )
 
 
 def check_size(experiment: Experiment, height: int, width: int | None = None, flag: str = "--size") -> None:

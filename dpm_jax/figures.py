@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,8 @@ def of_samples(samples: np.ndarray, binary: bool) -> Figure:
 
 def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
     """Per-step KL terms of a report."""
-    log_nsr = np.asarray(experiment.model(params).schedule.log_nsr)
+    process: Any = experiment.model(params).process
+    log_nsr = np.asarray(process.schedule.log_nsr)
     return plots.per_step_kl(report.per_step_kl_bits, log_nsr, report.unit)
 
 
@@ -93,16 +96,8 @@ def _states(key: Array, experiment: Experiment, params: Params, num: int, times:
 
     @jax.jit
     def draw(params: Params) -> sampling.Trajectory:
-        schedule, reverse = experiment.model(params)
-        kept = sampling.ancestral_trajectory(
-            key,
-            experiment.kernel,
-            reverse,
-            num,
-            experiment.shape,
-            schedule.num_timesteps,
-            keep_every=_stride(schedule.num_timesteps),
-        )
+        model = experiment.model(params)
+        kept = sampling.trajectory(key, model, num, experiment.shape, keep_every=_stride(model.num_timesteps))
         return mesh.gather(kept)
 
     kept = draw(params)
@@ -116,20 +111,20 @@ def _stride(num_timesteps: int) -> int:
 
 
 def _plane(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
-    schedule, reverse = experiment.model(params)
-    num_timesteps = schedule.num_timesteps
+    model = experiment.model(params)
+    num_timesteps = model.num_timesteps
     times = sorted({0, _stride(num_timesteps), num_timesteps})
     data_key, noise_key, reverse_key = jax.random.split(key, 3)
     x_0 = source.held_out(data_key, 2000)
     forward = [
-        np.asarray(experiment.kernel.q_sample(key, schedule, x_0, jnp.full(len(x_0), t, jnp.int32)))
+        np.asarray(model.process.marginal(x_0, jnp.full(len(x_0), t, jnp.int32)).sample(key))
         for key, t in zip(jax.random.split(noise_key, len(times)), times, strict=True)
     ]
     line = jnp.linspace(-2.7, 2.7, 19)
     position = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     # The edge at t = 1 is not learned; the first learned step is that at t = 2.
     drift_times = [max(t, min(2, num_timesteps)) for t in times]
-    to_mean = jax.jit(lambda x, t: mesh.gather(reverse(x, t).mean - x))
+    to_mean = jax.jit(lambda x, t: mesh.gather(model.reverse(x, t).mean - x))
     drift = [
         plots.Drift(
             np.asarray(position),
@@ -142,7 +137,7 @@ def _plane(key: Array, experiment: Experiment, params: Params, source: Source, t
 
 
 def _bits(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
-    num_timesteps = experiment.model(params).schedule.num_timesteps
+    num_timesteps = experiment.model(params).num_timesteps
     times = sorted({0, _stride(num_timesteps), num_timesteps}, reverse=True)
     data_key, reverse_key = jax.random.split(key)
     states = _states(reverse_key, experiment, params, 40, times)

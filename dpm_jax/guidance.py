@@ -57,6 +57,7 @@ from dpm_jax.distributions.base import is_law
 from dpm_jax.model import Model
 from dpm_jax.processes import Gaussian
 from dpm_jax.shapes import at, num_arguments, sum_event
+from dpm_jax.small_matrices import diagonal
 
 __all__ = ["Evidence", "Guide", "How", "Linear", "Step", "check", "condition", "guide", "log_likelihood", "multiply"]
 
@@ -127,7 +128,7 @@ def multiply(model: Model, log_r: Callable[..., Array] | Distribution) -> Model:
         raise ValueError("log_r: Linear evidence is not multiplied step by step; give it to condition, 'matched'")
     takes_time = callable(log_r) and num_arguments(log_r) > 1
 
-    def steps(x_t: Array, t: Array) -> Distribution:
+    def steps(x_t: Array, t: Array) -> Any:
         r = (lambda x: log_r(x, t - 1)) if takes_time else log_r  # type: ignore[operator]
         return _times(model.reverse(x_t, t), r)
 
@@ -275,7 +276,7 @@ def _spread(r: Any, shape: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda value: jnp.broadcast_to(value, (shape[0], *value.shape[1:])), r)
 
 
-def _denoised(model: Model, r: Distribution) -> Guide:
+def _denoised(model: Model, r: Any) -> Guide:
     """r on the law of x_0 given x_t, coordinate by coordinate."""
 
     def step(x_t: Array, t: Array) -> Step:
@@ -316,8 +317,8 @@ def _widened(model: Model, start: Any, x_t: Array, t: Array) -> Any:
     variance = at(model.process.schedule.sigma2, t, x_t)  # type: ignore[attr-defined]
     if isinstance(start, Normal):
         return Normal(start.mean, jnp.maximum(start.variance, variance), event_ndim=start.event_ndim)
-    identity = jnp.eye(x_t.shape[-1], dtype=jnp.float32)
-    return FullNormal.of_covariance(start.mean, start.covariance + variance[..., None] * identity)
+    excess = diagonal(jnp.broadcast_to(variance, x_t.shape))
+    return FullNormal.of_covariance(start.mean, start.covariance + excess)
 
 
 def _log_average(start: Any, log_r: Callable[[Array], Array], points: int) -> Array:

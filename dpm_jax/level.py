@@ -23,13 +23,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.distributions import FullNormal
+from dpm_jax.small_matrices import diagonal
 
 __all__ = ["FLOOR", "Level", "standard"]
 
@@ -83,8 +83,7 @@ class Level:
     @property
     def _levels(self) -> FullNormal:
         """The law of the channel means."""
-        diagonal = _deviation(self.log_scale)[..., None] * jnp.eye(self.location.shape[-1], dtype=jnp.float32)
-        return FullNormal(self.location, jnp.tril(self.mixing, -1) + diagonal)
+        return FullNormal(self.location, jnp.tril(self.mixing, -1) + diagonal(_deviation(self.log_scale)))
 
     def _spread(self, channels: Array) -> Array:
         """[*batch, C] -> broadcasting to [*batch, *event]."""
@@ -105,13 +104,17 @@ class Level:
 
     def log_prob(self, x: Array) -> Array:
         """Return log p(x) of [*batch, *event] in nats, [*batch]."""
+        if missing := x.ndim - len(self.event_shape) - len(self.batch_shape):
+            law = jax.tree.map(lambda values: values.reshape(*(1,) * missing, *values.shape), self)
+            return law.log_prob(x)
         mean, rest = self._split(x)
         num_channels, num_pixels, deviation = x.shape[-1], self._num_pixels, _deviation(self.log_noise)
         squares = ((rest / self._spread(deviation)) ** 2).reshape(*mean.shape[:-1], -1).sum(axis=-1)
         log_scale = jnp.sum(jnp.log(deviation) + 0.5 * math.log(2 * math.pi), axis=-1)
-        about_level: Any = -0.5 * squares - (num_pixels - 1) * log_scale
+        about_level = -0.5 * squares - (num_pixels - 1) * log_scale
         # The coordinate is sqrt(N) times the mean.
-        return self._levels.log_prob(mean) + (about_level - 0.5 * num_channels * math.log(num_pixels))
+        log_p: Array = self._levels.log_prob(mean) + (about_level - 0.5 * num_channels * math.log(num_pixels))
+        return log_p
 
 
 def _deviation(log_scale: Array) -> Array:

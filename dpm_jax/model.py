@@ -113,7 +113,8 @@ def forward_edge(model: Model) -> Model:
         edge: Any = process.forward(x_t, jnp.ones_like(t))
         if isinstance(p, FullNormal) and isinstance(edge, Normal):
             edge = FullNormal.of(edge)
-        if jax.tree.structure(edge) != jax.tree.structure(p):
+        forms: list[Any] = [jax.tree.structure(law) for law in (edge, p)]
+        if forms[0] != forms[1]:
             raise ValueError(
                 f"edge: the model's steps are {type(p).__name__}s, and the forward kernel is a {type(edge).__name__}; "
                 "use 'decoder'"

@@ -184,7 +184,7 @@ def gaussian(
             gain = -jnp.expm1(-at(schedule.log_nsr_step, t, x_t))
             return Normal(x_0, excess / (at(schedule.alpha_bar, t - 1, x_t) * gain**2))
         certain = variance == "small"
-        first = at(jnp.arange(schedule.num_timesteps + 1), t, x_t) == 1
+        first = at(jnp.arange(schedule.num_timesteps + 1, dtype=jnp.float32), t, x_t) == 1
         return Normal(x_0, jnp.where(certain & ~first, 0.0, at(schedule.sigma2, t, x_t)))
 
     def steps(x_t: Array, t: Array) -> Normal:

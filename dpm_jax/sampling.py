@@ -18,7 +18,7 @@ from jax import Array
 
 from dpm_jax import loops
 from dpm_jax.distributions import Distribution
-from dpm_jax.distributions.base import is_law
+from dpm_jax.distributions.base import Start, is_law
 from dpm_jax.model import Model
 
 __all__ = ["Numbered", "Trajectory", "sample", "trajectory", "with_jumps"]
@@ -82,7 +82,7 @@ def _sample(key: Array, p: Any, first: _First, time: Array | int) -> Array:
 
 
 def _last(
-    key: Array, model: Model, start: Distribution | Array | None, first: _First, num: int, shape: tuple[int, ...]
+    key: Array, model: Model, start: Start | Array | None, first: _First, num: int, shape: tuple[int, ...]
 ) -> Array:
     """x_T of the examples that begin at `first`, [num, *shape]."""
     if start is None:
@@ -98,7 +98,7 @@ def _last(
     return _sample(key, law, first, model.num_timesteps)
 
 
-def _check_start(start: Distribution | Array | None, num: int, shape: tuple[int, ...]) -> None:
+def _check_start(start: Any, num: int, shape: tuple[int, ...]) -> None:
     if start is not None and not is_law(start) and jnp.shape(start) != (num, *shape):
         raise ValueError(f"start: must have shape {(num, *shape)}, or be a law, got shape {jnp.shape(start)}")
 
@@ -129,7 +129,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     chunk_size: int | None = None,
-    start: Distribution | Array | None = None,
+    start: Start | Array | None = None,
     first: Array | int = 0,
 ) -> Array:
     """Sample `num` examples x_0, with memory constant in T.
@@ -181,7 +181,7 @@ def trajectory(
     shape: tuple[int, ...],
     *,
     keep_every: int = 1,
-    start: Distribution | Array | None = None,
+    start: Start | Array | None = None,
 ) -> Trajectory:
     """Sample as `sample` does, the same samples, keeping x_T, x_0 and every t divisible by `keep_every`.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["cholesky", "gram", "matrix", "principal_axes", "solve_lower"]
+__all__ = ["cholesky", "diagonal", "gram", "matrix", "principal_axes", "solve_lower"]
 
 _MAX_UNROLLED = 6
 # Over all pairs of axes; for d = 2 the first is exact.
@@ -23,6 +23,12 @@ _SWEEPS = 6
 def matrix(rows: list[list[Array]]) -> Array:
     """Return [..., d, d] made of its entries, each [...]."""
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def diagonal(values: Array) -> Array:
+    """Return the diagonal matrices, [..., d, d], with these entries, [..., d]."""
+    identity = jnp.eye(values.shape[-1], dtype=values.dtype)
+    return values[..., None] * identity.reshape(*(1,) * (values.ndim - 1), *identity.shape)
 
 
 def cholesky(covariance: Array) -> Array:

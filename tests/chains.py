@@ -7,53 +7,52 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from dpm_jax.gaussian import FullNormal, Normal
+from dpm_jax import FullNormal, Gaussian, Model, Normal
 
 STRINGS = np.array(list(itertools.product((0.0, 1.0), repeat=5)))
 
 
 def normal_chain(schedule, mean, covariance):
-    """Reverse functions of N(mean, covariance) data, with the forward kernel at the edge, from tables.
+    """Models of N(mean, covariance) data, with the forward kernel at the edge, from tables.
 
-    By conditioning the joint law of x_{t-1} and x_t. One with full covariance, and one as a network of images
+    By conditioning the joint law of x_0 and x_t. One with full covariance, and one as a network of images
     has it: the right mean, and a variance for each coordinate.
     """
     dim, num_timesteps = len(mean), schedule.num_timesteps
     alpha_bar, sigma2, beta = (np.asarray(a, np.float64) for a in (schedule.alpha_bar, schedule.sigma2, schedule.beta))
     matrix, offset, spread = (np.zeros((num_timesteps + 1, dim, *rest)) for rest in ((dim,), (), (dim,)))
-    matrix[1], spread[1] = np.sqrt(1 - beta[1]) * np.eye(dim), beta[1] * np.eye(dim)
+    matrix[1], spread[:2] = np.sqrt(1 - beta[1]) * np.eye(dim), beta[1] * np.eye(dim)
     for t in range(2, num_timesteps + 1):
-        keep = np.sqrt(1 - beta[t])
-        before = alpha_bar[t - 1] * covariance + sigma2[t - 1] * np.eye(dim)
-        matrix[t] = keep * before @ np.linalg.inv(keep**2 * before + beta[t] * np.eye(dim))
-        offset[t] = np.sqrt(alpha_bar[t - 1]) * mean - matrix[t] @ mean * np.sqrt(alpha_bar[t])
-        spread[t] = before - keep * matrix[t] @ before
-    spread[0] = np.eye(dim)
+        signal = np.sqrt(alpha_bar[t])
+        matrix[t] = signal * covariance @ np.linalg.inv(alpha_bar[t] * covariance + sigma2[t] * np.eye(dim))
+        offset[t] = mean - signal * matrix[t] @ mean
+        spread[t] = covariance - signal * matrix[t] @ covariance
     tril = jnp.asarray(np.linalg.cholesky(spread), jnp.float32)
     variance = jnp.asarray(np.diagonal(spread, axis1=1, axis2=2), jnp.float32)
     matrix, offset = jnp.asarray(matrix, jnp.float32), jnp.asarray(offset, jnp.float32)
 
-    def full(x_t, t):
-        return FullNormal((matrix[t] * x_t[:, None]).sum(-1) + offset[t], tril[t])
+    def guess(x_t, t):
+        return (matrix[t] * x_t[:, None]).sum(-1) + offset[t]
 
-    def diagonal(x_t, t):
-        return Normal(full(x_t, t).mean, variance[t])
+    process = Gaussian(schedule)
+    return (
+        Model(process, lambda x_t, t: FullNormal(guess(x_t, t), tril[t])),
+        Model(process, lambda x_t, t: Normal(guess(x_t, t), variance[t])),
+    )
 
-    return full, diagonal
 
-
-def normal_law(reverse, num_timesteps, dim):
+def normal_law(model, dim):
     """Mean and covariance of x_0 of a chain of normal steps whose means are affine in x_t."""
     probes = jnp.concatenate([jnp.zeros((1, dim)), jnp.eye(dim)])
 
     @jax.jit
     def steps():
         def step(t):
-            p = reverse(probes, jnp.full(dim + 1, t, jnp.int32))
+            p = model.reverse(probes, jnp.full(dim + 1, t, jnp.int32))
             tril = p.scale_tril[0] if isinstance(p, FullNormal) else jnp.diag(jnp.sqrt(p.variance[0]))
             return p.mean, tril
 
-        return jax.lax.map(step, jnp.arange(num_timesteps, 0, -1))
+        return jax.lax.map(step, jnp.arange(model.num_timesteps, 0, -1))
 
     mean, covariance = np.zeros(dim), np.eye(dim)
     for means, tril in zip(*(np.asarray(a, np.float64) for a in steps()), strict=True):
@@ -77,12 +76,13 @@ def string_law(logits):
     return expit(np.where(STRINGS == 1, 1.0, -1.0) * np.asarray(logits, float)).prod(1)
 
 
-def bits_law(reverse, num_timesteps):
+def bits_law(model):
     """Probabilities of all strings at x_0, from the 32 x 32 matrices of the steps."""
     x = jnp.asarray(STRINGS, jnp.float32)
-    step = jax.jit(lambda t: reverse(x, jnp.full(32, t, jnp.int32)).logits)
+    steps = jax.jit(lambda: jax.lax.map(lambda t: model.reverse(x, jnp.full(32, t, jnp.int32)).logits, times))
+    times = jnp.arange(model.num_timesteps, 0, -1)
     law = np.full(32, 1 / 32)
-    for t in range(num_timesteps, 0, -1):
-        logits = np.asarray(step(t), np.float64)[:, None]
-        law = law @ expit(np.where(STRINGS[None] == 1, logits, -logits)).prod(-1)
+    for logits in np.asarray(steps(), np.float64):
+        ones = logits[:, None]
+        law = law @ expit(np.where(STRINGS[None] == 1, ones, -ones)).prod(-1)
     return law

@@ -2,6 +2,13 @@
 
 LOOPS = {"scan", "while"}
 
+# What jax lowers to LAPACK or to FFTs on a CPU.
+LIBRARY = {
+    *("cholesky", "cholesky_update", "eig", "eigh", "fft", "geqp3", "geqrf", "hessenberg", "householder_product", "lu"),
+    *("lu_pivots_to_permutation", "ormqr", "qr", "schur", "svd", "symmetric_product", "sytrf", "triangular_solve"),
+    *("tridiagonal", "tridiagonal_solve"),
+}
+
 
 def _jaxprs(value):
     """The programs within a parameter of an equation."""
@@ -21,3 +28,8 @@ def equations(jaxpr, in_loop=False):
         for value in equation.params.values():
             for inner in _jaxprs(value):
                 yield from equations(inner, in_loop or equation.primitive.name in LOOPS)
+
+
+def library_calls_in_loops(jaxpr):
+    """Names of the calls, in loops, of LAPACK and FFTs."""
+    return [e.primitive.name for e, in_loop in equations(jaxpr) if in_loop and e.primitive.name in LIBRARY]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, conditional, gaussian, likelihood, optimal, schedules
+from dpm_jax import Binomial, Gaussian, conditional, forward_edge, likelihood, optimal, schedules
 
 KEY = jax.random.key(0)
 MEAN = np.array([0.3, -0.2])
@@ -15,23 +15,13 @@ COVARIANCE = np.array([[1.4, 0.5], [0.5, 0.6]])
 
 @pytest.mark.parametrize("how", ["guided", "denoised", "matched"])
 def test_gaussian_data_have_the_conditional_density_of_the_closed_form(how):
-    T = 60
-    schedule = schedules.geometric(T, beta_1=1e-4)
-    reverse = gaussian.forward_edge(
-        schedule, optimal.normal(schedule, jnp.asarray(MEAN, jnp.float32), jnp.asarray(COVARIANCE, jnp.float32))
-    )
+    process = Gaussian(schedules.geometric(60, beta_1=1e-4))
+    mean, covariance = jnp.asarray(MEAN, jnp.float32), jnp.asarray(COVARIANCE, jnp.float32)
+    model = forward_edge(optimal.normal(process, mean, covariance))
     x_0 = np.array([[0.5, 0.1], [-1.0, -1.2], [2.0, 0.4]])
     run = jax.jit(
         lambda key, x_0: conditional.log_conditional(
-            key,
-            gaussian,
-            schedule,
-            reverse,
-            x_0,
-            jnp.array([True, False]),
-            num_trajectories=500,
-            num_particles=2000,
-            how=how,
+            *(key, model, x_0, jnp.array([True, False])), num_trajectories=500, num_particles=2000, how=how
         )
     )
     found = run(KEY, jnp.asarray(x_0, jnp.float32))
@@ -49,17 +39,16 @@ def test_gaussian_data_have_the_conditional_density_of_the_closed_form(how):
 
 
 def test_bits_have_the_conditional_probability_of_enumeration():
-    T = 30
-    schedule = schedules.erase(T, beta_1=1e-3)
+    process = Binomial(schedules.erase(30, beta_1=1e-3))
     values = jnp.array([[0, 0, 1, 1, 0], [1, 0, 0, 1, 1], [1, 1, 1, 0, 0]], jnp.float32)
-    reverse = optimal.finite_bits(schedule, values, jnp.log(jnp.array([0.5, 0.3, 0.2])))
-    strings, log_p = likelihood.enumerate_bits(reverse, 5, T)
+    model = optimal.finite_bits(process, values, jnp.log(jnp.array([0.5, 0.3, 0.2])))
+    strings, log_p = likelihood.enumerate_bits(model, 5)
     strings, p = np.asarray(strings), np.exp(np.asarray(log_p, np.float64))
     observed = np.array([True, False, False, True, False])
     x_0 = values[:2]
     found = jax.jit(
         lambda key: conditional.log_conditional(
-            *(key, binomial, schedule, reverse, x_0, jnp.asarray(observed)), num_trajectories=2000, num_particles=4000
+            *(key, model, x_0, jnp.asarray(observed)), num_trajectories=2000, num_particles=4000
         )
     )(KEY)
     for i, x in enumerate(np.asarray(x_0)):

@@ -186,10 +186,19 @@ def test_an_example_is_masked_the_same_in_any_batch():
     """By the degradation itself, and by `keyed`, which may be told what the examples' numbers are."""
     x, t = jnp.ones((10, 8, 8, 1)), jnp.full(10, 3)
     degrade = degradations.mask(10)
-    np.testing.assert_array_equal(degrade(KEY, x[:4], t[:4]), degrade(KEY, x, t)[:4])
-    whole = cold.keyed(degrade)(KEY, x, t)
-    np.testing.assert_array_equal(cold.keyed(degrade)(KEY, x[:4], t[:4]), whole[:4])
-    np.testing.assert_array_equal(cold.keyed(degrade)(KEY, x[:4], t[:4], 6 + jnp.arange(4)), whole[6:])
+
+    @jax.jit
+    def masked():
+        keyed = cold.keyed(degrade)
+        own = degrade(KEY, x[:4], t[:4]), degrade(KEY, x, t)[:4]
+        whole = keyed(KEY, x, t)
+        first = keyed(KEY, x[:4], t[:4]), whole[:4]
+        last = keyed(KEY, x[:4], t[:4], 6 + jnp.arange(4)), whole[6:]
+        return whole, (own, first, last)
+
+    whole, pairs = masked()
+    for found, expected in pairs:
+        np.testing.assert_array_equal(found, expected)
     assert not bool((whole[0] == whole[1]).all())
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, bound, entropy, gaussian, likelihood, optimal, schedules
+from dpm_jax import Binomial, Gaussian, bound, entropy, forward_edge, likelihood, optimal, schedules
 from dpm_jax.data import heartbeat
 
 KEY = jax.random.key(0)
@@ -31,7 +31,7 @@ def entropy_of_bits(rate):
 @pytest.mark.parametrize("T", [1, 2, 50])
 def test_bounds_of_densities_are_closed_forms(T):
     schedule = schedules.geometric(T, beta_1=1e-3)
-    lower, upper = entropy.step_bounds(gaussian, schedule, (3,))
+    lower, upper = entropy.step_bounds(Gaussian(schedule), (3,))
     chex.assert_shape([lower, upper], (T + 1,))
     chex.assert_type([lower, upper], jnp.float32)
     _, sigma2, beta = float64(schedule)
@@ -44,18 +44,18 @@ def test_bounds_of_densities_are_closed_forms(T):
 
 
 def test_nothing_cancels_on_a_fine_schedule():
-    """Against the entropy of the posterior itself, whose variance is had without a difference."""
+    """Against the entropy of the posterior itself, whose variance is no difference."""
     schedule = schedules.geometric(1000, beta_1=3e-7)
     t = jnp.arange(2, 1001)
     x = jnp.zeros((999, 2))
-    lower = entropy.step_bounds(gaussian, schedule, (2,)).lower
-    np.testing.assert_allclose(lower[2:], gaussian.entropy(gaussian.q_posterior(schedule, x, x, t)), atol=1e-5)
+    lower = entropy.step_bounds(Gaussian(schedule), (2,)).lower
+    np.testing.assert_allclose(lower[2:], Gaussian(schedule).posterior(x, x, t).entropy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", [schedules.erase(12), schedules.erase(300, beta_1=1e-4)])
 def test_bounds_of_bits_are_closed_forms(schedule):
     T = schedule.num_timesteps
-    lower, upper = entropy.step_bounds(binomial, schedule, (7,))
+    lower, upper = entropy.step_bounds(Binomial(schedule), (7,))
     beta, flip = np.asarray(schedule.beta, float), np.asarray(schedule.sigma2, float) / 2
     np.testing.assert_allclose(upper[1:], 7 * entropy_of_bits(beta[1:] / 2), atol=1e-5)
     # H(X_{t-1} | X_t, x_0) of one bit, its four cases one by one.
@@ -72,7 +72,7 @@ def test_bounds_of_bits_are_closed_forms(schedule):
 def test_the_true_entropy_of_normal_data_lies_between(variance):
     """H_q(X_{t-1} | X_t) from the joint covariance, float64; for variance 1 it is the upper bound."""
     schedule = schedules.geometric(80, beta_1=1e-3)
-    lower, upper = (np.asarray(b, float) for b in entropy.step_bounds(gaussian, schedule, (2,)))
+    lower, upper = (np.asarray(b, float) for b in entropy.step_bounds(Gaussian(schedule), (2,)))
     alpha_bar, sigma2, beta = float64(schedule)
     marginal = alpha_bar * variance + sigma2
     true = LOG_2PIE + np.log(beta[1:] * marginal[:-1] / marginal[1:])
@@ -81,9 +81,9 @@ def test_the_true_entropy_of_normal_data_lies_between(variance):
     if variance == 1:
         np.testing.assert_allclose(true, upper[1:], atol=1e-4)
     # And the model that knows the data has these entropies in each of its steps.
-    reverse = optimal.normal(schedule, jnp.zeros(2), variance * jnp.eye(2))
+    model = optimal.normal(Gaussian(schedule), jnp.zeros(2), variance * jnp.eye(2))
     x_0 = variance**0.5 * jax.random.normal(KEY, (16, 2))
-    steps = entropy.model_steps(KEY, gaussian, schedule, reverse, x_0)
+    steps = entropy.model_steps(KEY, model, x_0)
     np.testing.assert_allclose(steps[1:], true, atol=1e-3)
 
 
@@ -93,7 +93,7 @@ def test_the_upper_bound_wants_noise_to_raise_the_entropy():
     alpha_bar, sigma2, beta = float64(schedule)
     marginal = 4 * alpha_bar + sigma2
     true = 0.5 * (LOG_2PIE + np.log(beta[1:] * marginal[:-1] / marginal[1:]))
-    assert (true > np.asarray(entropy.step_bounds(gaussian, schedule, (1,)).upper)[1:]).all()
+    assert (true > np.asarray(entropy.step_bounds(Gaussian(schedule), (1,)).upper)[1:]).all()
 
 
 @pytest.mark.parametrize("schedule", [schedules.erase(20), schedules.erase(200, beta_1=1e-4), schedules.geometric(40)])
@@ -104,15 +104,15 @@ def test_true_entropies_of_the_heartbeat_lie_between_at_every_t(schedule):
     assert h[0] == pytest.approx(np.log(5))
     assert (np.diff(h) > 0).all()
     assert h[-1] < 10 * np.log(2) + 1e-9
-    lower, upper = (np.asarray(b, float)[1:] for b in entropy.step_bounds(binomial, schedule, (10,)))
+    lower, upper = (np.asarray(b, float)[1:] for b in entropy.step_bounds(Binomial(schedule), (10,)))
     true = upper + h[:-1] - h[1:]
     assert (lower <= true + 1e-5).all()
     assert (true <= upper + 1e-5).all()
     # The best factorised model: its marginals are the true ones, so no step has less entropy than the true.
-    reverse = optimal.finite_bits(schedule, support, jnp.full(5, -jnp.log(5.0)))
-    model = np.asarray(entropy.model_steps(KEY, binomial, schedule, reverse, jnp.tile(support, (400, 1))), float)[1:]
-    assert (model[1:] > true[1:] - 0.02).all()
-    assert model[1:].sum() > true[1:].sum()
+    model = optimal.finite_bits(Binomial(schedule), support, jnp.full(5, -jnp.log(5.0)))
+    steps = np.asarray(entropy.model_steps(KEY, model, jnp.tile(support, (400, 1))), float)[1:]
+    assert (steps[1:] > true[1:] - 0.02).all()
+    assert steps[1:].sum() > true[1:].sum()
 
 
 def test_enumeration_is_the_mixture_of_the_transitions():
@@ -123,7 +123,7 @@ def test_enumeration_is_the_mixture_of_the_transitions():
     distance = np.array([[bin(a ^ b).count("1") for a in strings] for b in strings])
     law = np.zeros(16)
     law[support @ [1, 2, 4, 8]] = 1 / 3
-    upper = np.asarray(entropy.step_bounds(binomial, schedule, (4,)).upper, float)
+    upper = np.asarray(entropy.step_bounds(Binomial(schedule), (4,)).upper, float)
     h = entropy.enumerated_bits(schedule, support, [0, 1, 2, 3, 4, 5, 6])
     for t in range(7):
         if t > 0:
@@ -148,31 +148,36 @@ def test_model_steps_are_means_without_bias_and_traced_once():
     """At t = 1, too, and with the control variate: against plain means over many x_t."""
     schedule = schedules.erase(5, beta_1=0.05)
     support = heartbeat.sequences(6, 3)
-    reverse = binomial.forward_edge(schedule, optimal.finite_bits(schedule, support, jnp.full(3, -jnp.log(3.0))))
+    process = Binomial(schedule)
+    model = forward_edge(optimal.finite_bits(process, support, jnp.full(3, -jnp.log(3.0))))
     x_0 = jnp.tile(support, (2000, 1))
-    run = jax.jit(chex.assert_max_traces(lambda key, x: entropy.model_steps(key, binomial, schedule, reverse, x), n=1))
+    run = jax.jit(chex.assert_max_traces(lambda key, x: entropy.model_steps(key, model, x), n=1))
     steps = run(KEY, x_0)
     run(jax.random.key(1), x_0)
     chex.assert_shape(steps, (6,))
     chex.assert_type(steps, jnp.float32)
     assert np.isnan(steps[0])
-    for t in range(1, 6):
+
+    @jax.jit
+    def plain(t):
         times = jnp.full(len(x_0), t)
-        plain = binomial.entropy(reverse(binomial.q_sample(jax.random.key(t), schedule, x_0, times), times))
-        mean, stderr = bound.mean_and_stderr(plain)
+        return model.reverse(process.marginal(x_0, times).sample(jax.random.key(t)), times).entropy()
+
+    for t in range(1, 6):
+        mean, stderr = bound.mean_and_stderr(plain(t))
         assert abs(float(steps[t] - mean)) < 6 * float(stderr) + 1e-5
 
 
 def test_a_quasi_static_chain_produces_no_entropy_and_another_what_k_lacks():
-    schedule = schedules.geometric(20, beta_1=1e-3)
+    process = Gaussian(schedules.geometric(20, beta_1=1e-3))
     x_0 = jax.random.normal(KEY, (3000, 2))
-    log_q = gaussian.log_prob(gaussian.prior(x_0), x_0)
-    exact = optimal.normal(schedule, jnp.zeros(2), jnp.eye(2))
-    weights = likelihood.log_weights(KEY, gaussian, schedule, exact, x_0, 1)
+    log_q = process.prior(x_0.shape).log_prob(x_0)
+    exact = optimal.normal(process, jnp.zeros(2), jnp.eye(2))
+    weights = likelihood.log_weights(KEY, exact, x_0, 1)
     np.testing.assert_allclose(log_q - likelihood.lower(weights, 1), 0, atol=1e-3)
-    wrong = gaussian.forward_edge(schedule, optimal.normal(schedule, jnp.ones(2), 0.5 * jnp.eye(2)))
-    weights = likelihood.log_weights(jax.random.key(1), gaussian, schedule, wrong, x_0, 1)
-    k = bound.evaluate(jax.random.key(2), gaussian, schedule, wrong, x_0).k
+    wrong = forward_edge(optimal.normal(process, jnp.ones(2), 0.5 * jnp.eye(2)))
+    weights = likelihood.log_weights(jax.random.key(1), wrong, x_0, 1)
+    k = bound.evaluate(jax.random.key(2), wrong, x_0).k
     produced, lacking = (bound.mean_and_stderr(log_q - value) for value in (likelihood.lower(weights, 1), k))
     assert produced.mean > 10 * produced.stderr
     difference = bound.mean_and_stderr(weights[:, 0] - k)

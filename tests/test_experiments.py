@@ -99,7 +99,7 @@ def test_k_of_a_lane_is_that_of_its_model(trained):
     model = built.model(step_lib.averaged_params(built, state))
     x_0 = source.held_out(jax.random.key(1), 30)
     key = jax.random.fold_in(jax.random.key(2), 0)
-    np.testing.assert_allclose(trained[3][0], bound.evaluate(key, built.kernel, *model, x_0).k, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(trained[3][0], bound.evaluate(key, model, x_0).k, rtol=1e-4, atol=1e-4)
 
 
 def test_what_training_costs_is_measured(trained):

@@ -20,17 +20,15 @@ FLOORS = {
     "units": 0,
     "small_matrices": 0,
     "systematic": 0,
-    "normal": 1,
-    "bernoulli": 1,
+    "distributions": 1,
     "schedules": 1,
-    "gaussian": 1,
-    "binomial": 1,
+    "processes": 1,
     "level": 1,
     "degradations": 1,
-    "predictions": 1,
-    "models": 1,
+    "nets": 1,
     "data": 1,
-    "types": 1,
+    "model": 2,
+    "predictions": 2,
     "timesteps": 2,
     "bound": 2,
     "sampling": 2,
@@ -38,8 +36,8 @@ FLOORS = {
     "objectives": 2,
     "optimal": 2,
     "conditional": 2,
-    "particles": 2,
-    "posterior": 2,
+    "guidance": 2,
+    "smc": 2,
     "respacing": 2,
     "ddim": 2,
     "likelihood": 2,
@@ -47,7 +45,7 @@ FLOORS = {
     "config": 3,
     "experiment": 3,
     "optimizers": 3,
-    "processes": 3,
+    "hosts": 3,
     "progress": 3,
     "workdir": 3,
     "training": 3,
@@ -57,7 +55,7 @@ FLOORS = {
     "cli": 4,
     "experiments": 4,
 }
-MATHS = [name for name, floor in FLOORS.items() if floor <= 2 and name not in ("models", "data")]
+MATHS = [name for name, floor in FLOORS.items() if floor <= 2 and name not in ("nets", "data")]
 
 
 def imported_modules(path):

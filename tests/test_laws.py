@@ -1,4 +1,4 @@
-"""What posteriors are made of, in both kernels: products, tilts, starts of steps, evidence seen through noise.
+"""Evidence: products with it where something is known, certain or unseen; tilts by functions; seen through noise.
 
 Normal laws against conditioning in float64, bits against enumeration of all strings of five.
 """
@@ -14,14 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, log_expit
 
-from dpm_jax import binomial, gaussian, predictions, schedules
-from dpm_jax.binomial import Bernoulli
-from dpm_jax.gaussian import FullNormal, Normal
+from dpm_jax import Bernoulli, Binomial, FullNormal, Gaussian, Normal, schedules
 from tests.chains import STRINGS
 
 KEY = jax.random.key(0)
 INF, NAN = np.inf, np.nan
-EPS = float(np.finfo(np.float32).eps)
 
 
 def conditioned(mean, covariance, y, variance):
@@ -52,7 +49,7 @@ def every_kind(dim):
     """Evidence of every combination of known, seen through two noises, and unseen (of which the mean is NaN)."""
     variance = np.array(list(itertools.product((0.0, 0.3, 4.0, INF), repeat=dim)))
     mean = np.random.default_rng(1).standard_normal(variance.shape)
-    return Normal(*(jnp.asarray(a, jnp.float32) for a in (np.where(np.isinf(variance), NAN, mean), variance)))
+    return Normal(np.where(np.isinf(variance), NAN, mean), variance)
 
 
 def probabilities(logits):
@@ -63,8 +60,7 @@ def probabilities(logits):
 
 # --- Products: normal ---
 
-observe = jax.jit(lambda p, r: (gaussian.product(p, r), gaussian.log_overlap(p, r)))
-observe_bits = jax.jit(lambda p, r: (binomial.product(p, r), binomial.log_overlap(p, r)))
+observe = jax.jit(lambda p, r: p.product(r))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -76,7 +72,7 @@ def test_product_of_full_laws_is_conditioning(dim):
     assert product.mean.shape == (len(r.mean), dim)
     assert product.scale_tril.shape == (len(r.mean), dim, dim)
     assert log_z.shape == (len(r.mean),)
-    assert {a.dtype for a in (*product, log_z)} == {jnp.dtype("float32")}
+    assert {a.dtype for a in jax.tree.leaves((product, log_z))} == {jnp.dtype("float32")}
     after = covariance_of(product)
     for i, before in enumerate(covariance_of(p)):
         mean, covariance, expected = conditioned(p.mean[i], before, r.mean[i], r.variance[i])
@@ -93,7 +89,7 @@ def independent_law(batch, dim):
 
 def test_product_of_independent_laws_is_that_of_full_ones():
     p, r = independent_law(64, 3), every_kind(3)
-    (product, log_z), (full, full_log_z) = observe(p, r), observe(gaussian.as_full(p), r)
+    (product, log_z), (full, full_log_z) = observe(p, r), observe(FullNormal.of(p), r)
     assert product.mean.dtype == product.variance.dtype == jnp.float32
     np.testing.assert_allclose(product.mean, full.mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(product.variance[..., None] * jnp.eye(3), covariance_of(full), rtol=1e-5, atol=1e-6)
@@ -109,7 +105,7 @@ def test_product_of_independent_laws_is_that_of_full_ones():
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_what_is_known_is_had_exactly(full):
+def test_what_is_known_is_exact(full):
     """Not to rounding: its square root would be noise of 1e-4 on a known coordinate."""
     r = every_kind(3)
     p = full_law(64, 3) if full else independent_law(64, 3)
@@ -117,7 +113,7 @@ def test_what_is_known_is_had_exactly(full):
     known = np.asarray(r.variance == 0)
     assert known.sum() == 48
     np.testing.assert_array_equal(product.mean[known], r.mean[known])
-    np.testing.assert_array_equal(product[1][known], 0)
+    np.testing.assert_array_equal((product.scale_tril if full else product.variance)[known], 0)
 
 
 @given(
@@ -145,8 +141,7 @@ def test_product_is_bayes_rule_for_all_scales(values, variances):
 def test_singular_laws_can_be_observed(certain):
     """One coordinate is certain beforehand: the others are conditioned, it stays where it is."""
     p = full_law(64, 3)
-    tril = p.scale_tril.at[:, certain].set(0)
-    p = p._replace(scale_tril=tril)
+    p = FullNormal(p.mean, p.scale_tril.at[:, certain].set(0))
     r = every_kind(3)
     # What is certain may be seen through noise, or not at all; seen exactly, it has no density.
     use = np.asarray(r.variance[:, certain] > 0)
@@ -159,7 +154,7 @@ def test_singular_laws_can_be_observed(certain):
         np.testing.assert_allclose(after[i], covariance, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(log_z[i], expected, rtol=1e-3, atol=1e-3)
         assert product.mean[i, certain] == p.mean[i, certain]
-    assert all(bool(jnp.isfinite(a).all()) for a in (*product, log_z))
+    assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves((product, log_z)))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -171,21 +166,20 @@ def test_gradients_pass_through_the_wheres(full):
     weights = rng.standard_normal(3)
 
     def ours(p, y, variance):
-        r = Normal(y, variance)
-        product = gaussian.product(p, r)
-        spread = jnp.diagonal(product.scale_tril @ product.scale_tril.mT, axis1=1, axis2=2) if full else product[1]
-        return (weights * (product.mean + spread)).sum() + gaussian.log_overlap(p, r).sum()
+        product, log_z = p.product(Normal(y, variance))
+        return (weights * (product.mean + product.variance)).sum() + log_z.sum()
 
     def exact(mean, scale, y, variance):
         mean, covariance, log_z = conditioned(mean, scale @ scale.T if full else np.diag(scale), y, variance)
         return (weights * (mean + np.diag(covariance))).sum() + log_z
 
-    gradient = jax.jit(jax.grad(ours, (0, 1, 2)))(p, *r)
+    gradient = jax.jit(jax.grad(ours, (0, 1, 2)))(p, r.mean, r.variance)
+    spread, of_spread = (law.scale_tril if full else law.variance for law in (p, gradient[0]))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
     np.testing.assert_array_equal(np.where(np.isinf(r.variance), gradient[1], 0), 0)
     for i in range(0, 64, 3):
-        arguments = [np.asarray(a[i], float) for a in (*p, *r)]
-        which = [(0, gradient[0].mean), (1, gradient[0][1]), (2, gradient[1])]
+        arguments = [np.asarray(a[i], float) for a in (p.mean, spread, r.mean, r.variance)]
+        which = [(0, gradient[0].origin), (1, of_spread), (2, gradient[1])]
         for argument, ours_at in which:
             numeric = np.zeros_like(arguments[argument])
             lower = full and argument == 1
@@ -204,7 +198,7 @@ def test_gradients_pass_through_the_wheres(full):
 
 def test_evidence_of_one_example_is_that_of_all():
     r = Normal(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, 0.0]]))
-    repeated = Normal(*(jnp.repeat(a, 4, 0) for a in r))
+    repeated = jax.tree.map(lambda a: jnp.repeat(a, 4, 0), r)
     for p in (full_law(4, 2), Normal(jnp.ones((4, 2)), jnp.full((4, 2), 0.3))):
         for a, b in zip(*(jax.tree.leaves(observe(p, which)) for which in (r, repeated)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -214,9 +208,10 @@ def test_overlap_with_a_point_is_the_likelihood():
     x = jax.random.normal(KEY, (5, 2, 3))
     r = Normal(jnp.ones_like(x), jnp.full_like(x, 0.7))
     expected = scipy.stats.norm.logpdf(np.asarray(x, float), 1, np.sqrt(0.7)).sum((1, 2))
-    np.testing.assert_allclose(gaussian.log_overlap(gaussian.point(x), r), expected, rtol=1e-5)
-    np.testing.assert_array_equal(gaussian.mean(gaussian.point(x)), x)
-    np.testing.assert_array_equal(gaussian.sample(KEY, gaussian.point(x)), x)
+    point = Normal.point(x)
+    np.testing.assert_allclose(point.product(r)[1], expected, rtol=1e-5)
+    np.testing.assert_array_equal(point.mean, x)
+    np.testing.assert_array_equal(point.sample(KEY), x)
 
 
 # --- Products: bits ---
@@ -231,7 +226,7 @@ def bit_evidence():
 
 def test_product_of_bits_is_enumeration():
     p, r = bit_evidence()
-    product, log_z = observe_bits(p, r)
+    product, log_z = observe(p, r)
     assert product.logits.dtype == log_z.dtype == jnp.float32
     assert log_z.shape == (10,)
     # r is the probability of what was observed, and 1 where nothing was.
@@ -259,7 +254,7 @@ LOGITS = st.one_of(st.just(0.0), st.floats(1e-3, 40), st.floats(-40, -1e-3))
 def test_product_of_bits_adds_log_odds(values):
     a, b = np.array(values, np.float32).T
     p, r = Bernoulli(jnp.asarray(a)[None]), Bernoulli(jnp.asarray(b)[None])
-    product, log_z = observe_bits(p, r)
+    product, log_z = observe(p, r)
     np.testing.assert_allclose(product.logits[0], a + b, rtol=1e-6, atol=1e-6)
     a, b = a.astype(float), b.astype(float)
     both = np.logaddexp(log_expit(a) + log_expit(b), log_expit(-a) + log_expit(-b))
@@ -270,8 +265,8 @@ def test_gradients_of_products_of_bits_are_finite():
     logits = jnp.asarray([[-30.0, -1.0, 0.0, 2.0, 30.0]])
 
     def value(logits, r):
-        product = jnp.where(jnp.isinf(r), 0.0, binomial.product(Bernoulli(logits), Bernoulli(r)).logits)
-        return product.sum() + binomial.log_overlap(Bernoulli(logits), Bernoulli(r)).sum()
+        product, log_z = Bernoulli(logits).product(Bernoulli(r))
+        return jnp.where(jnp.isinf(r), 0.0, product.logits).sum() + log_z.sum()
 
     gradient_of = jax.jit(jax.grad(value))
     for r in (-INF, -2.0, 0.0, 1.0, INF):
@@ -289,52 +284,25 @@ def test_overlap_with_a_certain_string_is_its_likelihood():
     likelihood[:, 2] = 1
     with np.errstate(divide="ignore"):
         expected = np.log(likelihood.prod(1))
-    np.testing.assert_allclose(binomial.log_overlap(binomial.point(x), r), expected, rtol=1e-5)
-    np.testing.assert_array_equal(binomial.mean(binomial.point(x)), x)
-    np.testing.assert_array_equal(binomial.sample(KEY, binomial.point(x)), x)
+    point = Bernoulli.point(x)
+    np.testing.assert_allclose(point.product(r)[1], expected, rtol=1e-5)
+    np.testing.assert_array_equal(point.mean, x)
+    np.testing.assert_array_equal(point.sample(KEY), x)
 
 
-# --- Tilts and slopes ---
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("full", [False, True])
-def test_tilted_normals_have_the_density_that_they_should(full, dim):
-    """log p~(x) - log p(x) - s . x is minus log E exp(s . x) = s . m + s' C s / 2, at every x."""
-    law = full_law(4, dim)
-    p = law if full else Normal(law.mean, jnp.abs(law.mean) + 0.2)
-    covariance = covariance_of(law) if full else np.asarray(p.variance, float)[..., None] * np.eye(dim)
-    s = jax.random.normal(KEY, (4, dim))
-    tilted = jax.jit(gaussian.tilted)(p, s)
-    assert type(tilted) is type(p)
-    np.testing.assert_array_equal(tilted[1], p[1])
-    np.testing.assert_allclose(tilted.mean, p.mean + np.einsum("bij,bj->bi", covariance, s), rtol=1e-4, atol=1e-5)
-    log_prob = jax.jit(gaussian.log_prob)
-    log_z = np.einsum("bi,bi->b", s, p.mean) + 0.5 * np.einsum("bi,bij,bj->b", s, covariance, s)
-    for seed in range(3):
-        x = p.mean + jax.random.normal(jax.random.key(seed), (4, dim))
-        change = log_prob(tilted, x) - log_prob(p, x) - (s * x).sum(1)
-        np.testing.assert_allclose(change, -log_z, rtol=1e-3, atol=3e-3)
-
-
-def test_tilted_bits_are_enumerated():
-    p = Bernoulli(jax.random.normal(KEY, (6, 5)))
-    s = 2 * jax.random.normal(jax.random.key(1), (6, 5))
-    joint = probabilities(p.logits) * np.exp(np.asarray(s, float) @ STRINGS.T)
-    expected = joint / joint.sum(1, keepdims=True)
-    np.testing.assert_allclose(probabilities(binomial.tilted(p, s).logits), expected, rtol=1e-4)
+# --- Tilts by functions ---
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 1)])
 def test_slope_of_normals_is_the_gradient_at_the_mean(shape):
-    p = Normal(jax.random.normal(KEY, (4, *shape)), jnp.ones((4, *shape)))
+    p = Normal(jax.random.normal(KEY, (4, *shape)), jnp.full((4, *shape), 0.5))
     axes = tuple(range(1, len(shape) + 1))
-    slope = jax.jit(lambda p: gaussian.slope(p, lambda x: -(x**4).sum(axes) + jnp.cos(x.sum(axes))))(p)
+    tilted = jax.jit(lambda p: p.tilt(lambda x: -(x**4).sum(axes) + jnp.cos(x.sum(axes))))
     mean = np.asarray(p.mean, float)
-    np.testing.assert_allclose(slope, -4 * mean**3 - np.sin(mean.sum(axes, keepdims=True)), rtol=1e-4, atol=1e-5)
+    moved = mean + 0.5 * (-4 * mean**3 - np.sin(mean.sum(axes, keepdims=True)))
+    np.testing.assert_allclose(tilted(p).mean, moved, rtol=1e-4, atol=1e-5)
     if len(shape) == 1:
-        full = gaussian.slope(gaussian.as_full(p), lambda x: -(x**4).sum(axes) + jnp.cos(x.sum(axes)))
-        np.testing.assert_array_equal(full, slope)
+        np.testing.assert_allclose(tilted(FullNormal.of(p)).mean, moved, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 2, 1)])
@@ -349,9 +317,10 @@ def test_slope_of_bits_is_the_ratio_at_one_and_zero(shape):
         flat = x.reshape(x.shape[0], -1)
         return jnp.einsum("bi,ij,bj->b", flat, jnp.asarray(matrix, jnp.float32), flat)
 
-    slope = jax.jit(lambda p: binomial.slope(p, log_r))(p)
-    assert slope.shape == p.logits.shape
-    assert slope.dtype == jnp.float32
+    tilted = jax.jit(lambda p: p.tilt(log_r))(p)
+    assert tilted.logits.shape == p.logits.shape
+    assert tilted.logits.dtype == jnp.float32
+    slope = tilted.logits - p.logits
     for b, bit in np.ndindex(rates.shape):
         values = []
         for value in (1.0, 0.0):
@@ -361,221 +330,6 @@ def test_slope_of_bits_is_the_ratio_at_one_and_zero(shape):
         np.testing.assert_allclose(slope.reshape(3, -1)[b, bit], values[0] - values[1], rtol=1e-4, atol=1e-5)
 
 
-# --- Starts of steps ---
-
-
-def levels(schedule, t):
-    """a_t, b_t, v_t and alpha_bar, sigma2 at t, float64, from the schedule's float32 arrays."""
-    step = np.float64(schedule.log_nsr_step[t])
-    before, now = (np.float64(schedule.sigma2[i]) for i in (t - 1, t))
-    gain = -np.expm1(-step)
-    b = np.sqrt(np.float64(schedule.alpha_bar[t - 1])) * gain
-    return np.exp(-step / 2) * np.sqrt(before / now), b, before * gain
-
-
-def times_of(T):
-    return sorted({1, min(2, T), (T + 1) // 2, max(T - 1, 1), T})
-
-
-@pytest.mark.parametrize("T", [1, 1000])
-@pytest.mark.parametrize("full", [False, True])
-def test_start_of_a_normal_step_undoes_it(T, full):
-    """To what float32 leaves of a step: its rounding, over the weight b_t that x_0 has in it."""
-    schedule = schedules.geometric(T, beta_1=1e-3)
-    t = jnp.asarray(np.repeat(times_of(T), 6), jnp.int32)
-    x_t = jax.random.normal(KEY, (len(t), 3))
-    law = full_law(len(t), 3)
-    scale = jnp.sqrt(schedule.sigma2[t])
-    if full:
-        law = law._replace(scale_tril=scale[:, None, None] * law.scale_tril)
-    else:
-        law = Normal(law.mean, (scale[:, None] * law.mean) ** 2 + 1e-3)
-
-    @jax.jit
-    def there_and_back(law, x_t, t):
-        p = gaussian.step(schedule, law, x_t, t)
-        back = gaussian.start(schedule, p, x_t, t)
-        return p, back, gaussian.step(schedule, back, x_t, t)
-
-    laws = there_and_back(law, x_t, t)
-    assert all(type(other) is type(law) for other in laws)
-    assert {leaf.dtype for leaf in jax.tree.leaves(laws)} == {jnp.dtype("float32")}
-    before, after, back, again = (covariance_of(p) if full else np.asarray(p.variance, float) for p in (law, *laws))
-    for i, time in enumerate(np.asarray(t)):
-        a, b, v = levels(schedule, time)
-        mean, variance = b * np.asarray(law.mean[i]) + a * np.asarray(x_t[i]), b**2 * before[i]
-        variance = variance + v * (np.eye(3) if full else 1)
-        most, largest = np.abs(mean).max() + np.abs(a * x_t[i]).max(), np.abs(variance).max()
-        np.testing.assert_allclose(laws[0].mean[i], mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(after[i], variance, rtol=1e-4, atol=1e-5 * largest)
-        np.testing.assert_allclose(laws[1].mean[i], law.mean[i], rtol=1e-5, atol=20 * EPS * most / b)
-        np.testing.assert_allclose(back[i], before[i], rtol=1e-5, atol=20 * EPS * largest / b**2)
-        # And the other way round, where nothing is divided.
-        np.testing.assert_allclose(laws[2].mean[i], laws[0].mean[i], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(again[i], after[i], rtol=1e-4, atol=1e-5 * largest)
-
-
-def test_start_of_the_first_step_is_the_step():
-    schedule = schedules.geometric(1000, beta_1=1e-6)
-    x, t = jax.random.normal(KEY, (4, 3)), jnp.ones(4, jnp.int32)
-    law = full_law(4, 3)
-    start = jax.jit(lambda p: gaussian.start(schedule, p, x, t))
-    for p in (law, Normal(law.mean, jnp.abs(law.mean))):
-        back = start(p)
-        np.testing.assert_array_equal(back.mean, p.mean)
-        np.testing.assert_allclose(back[1], p[1], rtol=1e-4, atol=1e-6)
-    bits = Bernoulli(5 * jax.random.normal(KEY, (4, 3)))
-    np.testing.assert_array_equal(binomial.start(schedule, bits, (x > 0).astype(jnp.float32), t).logits, bits.logits)
-
-
-@pytest.mark.parametrize("T", [1, 1000])
-def test_start_gives_back_what_the_network_says_of_x_0(T):
-    """Outputs f and c stand for x_0 ~ N((x_t - sqrt(sigma2) eps) / sqrt(alpha_bar), sigma2 L L')."""
-    schedule = schedules.geometric(T, beta_1=1e-3)
-    t = jnp.asarray(np.repeat(times_of(T), 5), jnp.int32)
-    x_t = jax.random.normal(KEY, (len(t), 2))
-    outputs = 0.4 * jax.random.normal(jax.random.key(1), (len(t), 5))
-
-    @jax.jit
-    def starts(x_t, t, outputs):
-        p = predictions.normal_reverse(schedule, x_t, t, outputs[:, :4])
-        full = predictions.full_normal_reverse(schedule, x_t, t, outputs)
-        return gaussian.start(schedule, p, x_t, t), gaussian.start(schedule, full, x_t, t)
-
-    diagonal, full = starts(x_t, t, outputs)
-    f, c, below = np.split(np.asarray(outputs, float), [2, 4], axis=1)
-    low = np.exp(0.5 * c)[..., None] * np.eye(2)
-    low[:, 1, 0] = below[:, 0]
-    for i, time in enumerate(np.asarray(t)):
-        a, b, v = levels(schedule, time)
-        x, alpha, s2 = (
-            np.asarray(x_t[i], float),
-            np.float64(schedule.alpha_bar[time]),
-            np.float64(schedule.sigma2[time]),
-        )
-        x_0 = (x - np.sqrt(s2) * (np.sqrt(s2) * x + f[i])) / np.sqrt(alpha)
-        room = 20 * EPS * (np.abs(a * x).max() + np.abs(b * x_0).max()) / b
-        for law, expected in ((diagonal, np.diag(s2 * np.exp(c[i]))), (full, s2 * low[i] @ low[i].T)):
-            covariance = covariance_of(law)[i] if law is full else np.diag(law.variance[i])
-            np.testing.assert_allclose(law.mean[i], x_0, rtol=1e-4, atol=room)
-            spread = 20 * EPS * (v + b**2 * expected.max()) / b**2
-            np.testing.assert_allclose(covariance, expected, rtol=1e-4, atol=spread)
-
-
-def test_a_step_narrower_than_the_posterior_is_taken_for_it():
-    schedule = schedules.geometric(50, beta_1=1e-3)
-    x_t, t = jnp.ones((1, 2)), jnp.array([30])
-    _, _, v = levels(schedule, 30)
-    p = Normal(jnp.array([[0.2, 0.3]]), jnp.full((1, 2), 0.5 * v, jnp.float32))
-    start = gaussian.start(schedule, p, x_t, t)
-    np.testing.assert_array_equal(start.variance, 0)
-    again = gaussian.step(schedule, start, x_t, t)
-    np.testing.assert_allclose(again.mean, p.mean, rtol=1e-5)
-    np.testing.assert_allclose(again.variance, v, rtol=1e-5)
-    full = gaussian.start(schedule, gaussian.as_full(p), x_t, t)
-    np.testing.assert_array_equal(full.scale_tril, 0)
-
-
-def strengths(schedule, t):
-    """A and C of `binomial.denoised_reverse`, float64, and the ends of x_{t-1}'s rates for x_t = 1."""
-    half = 0.5 * np.float64(schedule.beta[t])
-    step = np.log1p(-half) - np.log(half) if half < 0.5 else 0.0
-    with np.errstate(divide="ignore"):
-        return step, np.logaddexp(0, np.log(2) - np.float64(schedule.log_nsr[t - 1]))
-
-
-def share_of_ones(logits, middle, c):
-    """m of logit p = mixture of the posteriors of logits middle +- c, float64."""
-    low, high = expit(middle - c), expit(middle + c)
-    # From the side where p is small nothing cancels.
-    flip = middle > 0
-    rest = (expit(-logits) - expit(-middle - c)) / (expit(c - middle) - expit(-middle - c))
-    return np.where(flip, 1 - rest, (expit(logits) - low) / (high - low))
-
-
-@pytest.mark.parametrize("T", [1, 1000])
-@pytest.mark.parametrize("make", [schedules.erase, schedules.geometric], ids=["erase", "geometric"])
-def test_start_of_a_step_of_bits_undoes_it(make, T):
-    schedule = make(T)
-    x_t = jnp.asarray(STRINGS, jnp.float32)
-    outputs = jnp.linspace(-9, 9, 160).reshape(32, 5)[jax.random.permutation(KEY, 32)]
-
-    @jax.jit
-    def there_and_back(t):
-        p = binomial.step(schedule, Bernoulli(outputs), x_t, t)
-        start = binomial.start(schedule, p, x_t, t)
-        return p.logits, start.logits, binomial.step(schedule, start, x_t, t).logits
-
-    m = expit(np.asarray(outputs, float))
-    for t in times_of(T):
-        p, start, again = (np.asarray(a, float) for a in there_and_back(jnp.full(32, t, jnp.int32)))
-        if t == 1:
-            np.testing.assert_allclose(start, outputs, rtol=1e-5)
-            continue
-        a, c = strengths(schedule, t)
-        middle = a * (2 * STRINGS - 1)
-        # Sums of what is as large as the outputs; and what is clipped.
-        rounding = 4 * EPS * (np.abs(outputs) + np.abs(p) + a + c) + 2e-5 * c
-        rate = np.log(m * expit(middle + c) + (1 - m) * expit(middle - c))
-        rest = np.log(m * expit(-middle - c) + (1 - m) * expit(c - middle))
-        np.testing.assert_allclose(p, rate - rest, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(again, p, rtol=1e-5, atol=2e-5 * c + 1e-5)
-        if c < 1e-4:
-            np.testing.assert_array_equal(start, 0)
-        else:
-            reach = np.abs(share_of_ones(p + rounding, middle, c) - share_of_ones(p - rounding, middle, c))
-            assert (np.abs(expit(start) - m) <= reach + 1e-6).all()
-
-
-@pytest.mark.parametrize("T", [2, 1000])
-def test_starts_of_bits_in_their_middle_keep_their_digits(T):
-    """Where the noise leaves something of x_0, logits come back to half a hundredth."""
-    schedule = schedules.erase(T, beta_1=0.01, alpha_bar_final=0.05)
-    t = jnp.asarray(np.repeat(times_of(T), 32), jnp.int32)
-    outputs = jnp.tile(jnp.linspace(-4, 4, 160).reshape(32, 5), (len(t) // 32, 1))
-    x_t = jnp.tile(jnp.asarray(STRINGS, jnp.float32), (len(t) // 32, 1))
-    start = jax.jit(
-        lambda x, t: binomial.start(schedule, binomial.denoised_reverse(schedule, x, t, outputs), x, t).logits
-    )
-    np.testing.assert_allclose(start(x_t, t), outputs, rtol=5e-3, atol=5e-3)
-
-
-def test_starts_of_bits_are_clipped_where_no_mixture_is():
-    schedule = schedules.erase(20, beta_1=0.01)
-    x_t = jnp.asarray(STRINGS, jnp.float32)
-
-    @jax.jit
-    def there_and_back(p, t):
-        start = binomial.start(schedule, p, x_t, t)
-        return start.logits, binomial.step(schedule, start, x_t, t).logits
-
-    for t in (2, 10, 20):
-        a, c = strengths(schedule, t)
-        for outside in (-INF, -a - c - 3, a + c + 3, INF):
-            p = Bernoulli(jnp.full((32, 5), outside, jnp.float32))
-            start, again = there_and_back(p, jnp.full(32, t, jnp.int32))
-            assert bool(jnp.isfinite(start).all())
-            assert (np.sign(outside) * np.asarray(start) > 8).all()
-            np.testing.assert_allclose(again, a * (2 * STRINGS - 1) + np.sign(outside) * c, atol=2e-3)
-
-
-def test_gradients_of_starts_are_finite():
-    schedule = schedules.erase(20)
-    x_t, t = jnp.asarray(STRINGS[:4], jnp.float32), jnp.array([1, 2, 10, 20])
-
-    def bits(logits):
-        return binomial.start(schedule, Bernoulli(logits), x_t, t).logits.sum()
-
-    def normals(tril):
-        start = gaussian.start(schedules.geometric(20), FullNormal(x_t[:, :3], tril), x_t[:, :3], t)
-        return sum(leaf.sum() for leaf in start)
-
-    of_bits, of_normals = jax.jit(jax.grad(bits)), jax.jit(jax.grad(normals))
-    for size in (0.0, 1.0, 100.0):
-        assert bool(jnp.isfinite(of_bits(jnp.full((4, 5), size))).all())
-        assert bool(jnp.isfinite(of_normals(full_law(4, 3).scale_tril * size)).all())
-
-
 # --- Evidence seen through the noise of x_t ---
 
 
@@ -583,7 +337,7 @@ def test_diffused_evidence_is_the_integral():
     """log of the integral of N(y; x_0, s^2) N(x_t; sqrt(alpha_bar) x_0, sigma2) over x_0, up to a constant, by sums."""
     schedule = schedules.geometric(30, beta_1=1e-2, nsr_final=50.0)
     y, grid = 0.7, np.linspace(-60, 60, 20_001)
-    diffused = jax.jit(lambda r, t: gaussian.diffused(schedule, r, t))
+    diffused = jax.jit(Gaussian(schedule).diffuse)
     for t in (1, 8, 15, 22, 30):
         alpha, s2 = (np.float64(a[t]) for a in (schedule.alpha_bar, schedule.sigma2))
         for variance in (0.01, 0.5, 3.0):
@@ -600,7 +354,7 @@ def test_diffused_evidence_at_the_edges():
     schedule = schedules.geometric(30)
     r = Normal(jnp.array([[0.5, 2.0, NAN]] * 3), jnp.array([[0.0, 0.3, INF]] * 3))
     t = jnp.array([0, 15, 30])
-    seen = gaussian.diffused(schedule, r, t)
+    seen = Gaussian(schedule).diffuse(r, t)
     for i, time in enumerate(t):
         alpha, s2 = (np.float64(a[int(time)]) for a in (schedule.alpha_bar, schedule.sigma2))
         np.testing.assert_allclose(seen.mean[i, :2], np.sqrt(alpha) * np.array([0.5, 2.0]), rtol=1e-5)
@@ -609,7 +363,7 @@ def test_diffused_evidence_at_the_edges():
 
 
 def transition(schedule, t):
-    """q(x_t | x_0), [x_0, x_t], from the definition: a bit is kept or drawn anew; float64."""
+    """q(x_t | x_0), [x_0, x_t], from the definition: a bit is kept or a new coin; float64."""
     lost = np.float64(schedule.sigma2[t])
     return np.where(STRINGS[:, None] == STRINGS[None], 1 - lost / 2, lost / 2).prod(-1)
 
@@ -618,7 +372,7 @@ def transition(schedule, t):
 def test_diffused_bits_are_enumerated(t):
     schedule = schedules.erase(10)
     logits = jnp.asarray([[-INF, -2.0, 0.0, 0.5, INF], [INF, 0.3, 8.0, 0.0, 0.0], [-0.01, 4.0, 1.0, -1.0, -9.0]])
-    seen = binomial.diffused(schedule, Bernoulli(logits), jnp.full(3, t, jnp.int32))
+    seen = Binomial(schedule).diffuse(Bernoulli(logits), jnp.full(3, t, jnp.int32))
     joint = probabilities(logits) @ transition(schedule, t)
     np.testing.assert_allclose(probabilities(seen.logits), joint / joint.sum(1, keepdims=True), rtol=2e-5, atol=1e-7)
     if t == 10:
@@ -638,7 +392,8 @@ def test_renoised_observations_are_draws_of_x_t(full):
     t = jnp.arange(41)
     s2 = 0.04
     y = jnp.array([[0.8, -0.5, NAN]])
-    after = jax.jit(lambda p: gaussian.renoised(schedule, Normal(y, jnp.array([[0.0, s2, INF]])), p, t))(p)
+    r = Normal(y, jnp.array([[0.0, s2, INF]]))
+    after = jax.jit(Gaussian(schedule).renoise)(r, p, t)
     assert type(after) is type(p)
     before, covariance = (covariance_of(q) if full else np.asarray(q.variance, float) for q in (p, after))
     for i in range(41):
@@ -665,7 +420,8 @@ def test_renoised_bits_compose_to_the_marginal(rate):
     size = np.log1p(-rate) - np.log(rate) if rate else INF
     p = Bernoulli(jnp.full((32, 5), 0.7))
     before = 0
-    renoised = jax.jit(lambda r, t: binomial.renoised(schedule, r, p, t))
+    process = Binomial(schedule)
+    renoised = jax.jit(lambda r, t: process.renoise(r, p, t))
     for t in range(11):
         after = renoised(Bernoulli(sign * size), jnp.full(32, t, jnp.int32))
         if float(schedule.sigma2[t]) < 2 * rate:
@@ -682,15 +438,14 @@ def test_renoised_bits_compose_to_the_marginal(rate):
 
 
 def test_one_trace_serves_all_times_and_evidence():
-    schedule = schedules.geometric(20)
+    process = Gaussian(schedules.geometric(20))
     traces = []
 
     @jax.jit
     def everything(p, r, x_t, t):
         traces.append(1)
-        start = gaussian.start(schedule, p, x_t, t)
-        law = gaussian.step(schedule, gaussian.product(start, r), x_t, t)
-        return gaussian.renoised(schedule, gaussian.diffused(schedule, r, t), law, t - 1)
+        law = process.posterior(p.product(r)[0], x_t, t)
+        return process.renoise(process.diffuse(r, t), law, t - 1)
 
     for i, t in enumerate((1, 7, 20)):
         r = Normal(jnp.ones((2, 3)), jnp.asarray([[0.0, 0.3, INF], [INF, 1.0, 0.0]]))
@@ -700,8 +455,7 @@ def test_one_trace_serves_all_times_and_evidence():
 
 
 def test_laws_are_the_same_example_by_example_under_vmap():
-    p, r = full_law(4, 3), Normal(*(a[:4] for a in every_kind(3)))
-    alone = jax.jit(jax.vmap(lambda p, r: jax.tree.map(lambda a: a[0], observe(p, r))))
-    together, alone = observe(p, r), alone(*jax.tree.map(lambda a: a[:, None], (p, r)))
+    p, r = full_law(4, 3), jax.tree.map(lambda a: a[:4], every_kind(3))
+    together, alone = observe(p, r), jax.jit(jax.vmap(observe))(p, r)
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)

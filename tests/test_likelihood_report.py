@@ -9,29 +9,27 @@ import numpy as np
 import pytest
 
 from configs import heartbeat, swiss_roll
-from dpm_jax import binomial, experiment, figures, likelihood, optimal, plots, units
+from dpm_jax import experiment, figures, forward_edge, likelihood, optimal, plots, units
 from dpm_jax.evaluation import likelihood_report, report
-from dpm_jax.types import Model
 
 GAP, STDERR = 0.125, 0.25
 
 
 def evaluated(config, k, num, best=None):
-    """The experiment, its model replaced by best(schedule, source) if given; its source; the report."""
+    """The experiment, its model replaced by best(process, source) if given; its source; the report."""
     source = experiment.open_source(config)
     built = experiment.build(config, source.shape)
     params = built.init(jax.random.key(0))
     if best is not None:
-        schedule = built.model(params).schedule
-        built = built._replace(model=lambda _: Model(schedule, best(schedule, source)))
+        process = built.model(params).process
+        built = built._replace(model=lambda _: best(process, source))
     of_bound = report.Report(**dict.fromkeys(report.Report._fields))._replace(gap_bits=GAP, gap_stderr_bits=STDERR)
     result = likelihood_report.evaluate(jax.random.key(2), built, params, source, of_bound, k, num)
     return built, source, result
 
 
-def best_bits(schedule, source):
-    reverse = optimal.finite_bits(schedule, source.support, jnp.full(5, -jnp.log(5.0)))
-    return binomial.forward_edge(schedule, reverse)
+def best_bits(process, source):
+    return forward_edge(optimal.finite_bits(process, source.support, jnp.full(5, -jnp.log(5.0))))
 
 
 def test_short_strings_of_bits_are_enumerated_beside_ais(tmp_path):
@@ -42,7 +40,7 @@ def test_short_strings_of_bits_are_enumerated_beside_ais(tmp_path):
     assert result.ais_examples == 40
     assert result.ais_bits == sorted(result.ais_bits)
     # All heartbeats' probabilities by the model, and the mean of those that were drawn.
-    strings, log_p = likelihood.enumerate_bits(built.model(None).reverse, 10, 12)
+    strings, log_p = likelihood.enumerate_bits(built.model(None), 10)
     known = {tuple(s): p for s, p in zip(np.asarray(strings), np.asarray(units.bits(log_p)), strict=True)}
     of_support = [known[tuple(s)] for s in np.asarray(source.support)]
     assert min(of_support) <= result.exact_bits <= max(of_support)

@@ -111,6 +111,37 @@ def test_bits(heartbeat, tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def sigmoid(tmp_path_factory):
+    """A workdir whose model has no denoiser."""
+    workdir = tmp_path_factory.mktemp("runs") / "sigmoid"
+    flags = ["--config.reverse.covariance=diagonal", "--config.reverse.variance=sigmoid", "--config.train.steps=20"]
+    done = run("train.py", f"--workdir={workdir}", *QUICK, *flags)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("sample.py", ["--num_steps=5"], ["--num_steps", "denoiser", "config.reverse.variance 'sigmoid'"]),
+        ("sample.py", ["--eta=0"], ["--eta", "denoiser", "config.reverse.variance 'sigmoid'"]),
+        ("sample.py", ["--inpaint=held_out", "--mask=left", "--how=guided"], ["--how", "'guided'", "denoiser"]),
+        ("evaluate.py", ["--respacing"], ["--respacing", "denoiser", "config.reverse.variance 'sigmoid'"]),
+    ],
+)
+def test_what_needs_a_denoiser_is_refused_without(script, flags, words, sigmoid):
+    refused(run(script, f"--workdir={sigmoid}", *flags), *words)
+
+
+def test_models_without_a_denoiser_are_conditioned_by_default(sigmoid, tmp_path):
+    flags = ["--inpaint=held_out", "--mask=left", "--num_observations=2", "--num_samples=3"]
+    for more in ([], ["--num_particles=20"]):
+        done = run("sample.py", f"--workdir={sigmoid}", *flags, *more, f"--out={tmp_path}")
+        assert done.returncode == 0, done.stderr
+        assert np.load(tmp_path / "samples.npz")["samples"].shape == (2, 3, 2)
+
+
 DENOISE = ["--denoise=held_out", "--add_noise", "--noise_sigma=0.3"]
 
 

@@ -149,9 +149,9 @@ def test_every_kind_of_model_learns(changes):
 
 def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
     built, source = small(schedule__learned=True)
-    start = built.model(step.init(built).params).schedule
+    start = built.model(step.init(built).params).process.schedule
     state, _ = run_steps_of(built, source)(step.init(built), 60)
-    end = built.model(state.params).schedule
+    end = built.model(state.params).process.schedule
     assert float(jnp.abs(end.log_nsr[2:-1] - start.log_nsr[2:-1]).max()) > 1e-2
     np.testing.assert_allclose(end.beta[1], start.beta[1], rtol=1e-6)
     np.testing.assert_allclose(end.log_nsr[-1], start.log_nsr[-1], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ from benchmarks.peers import networks, work
 from dpm_jax import config as config_lib
 from dpm_jax import experiment, objectives, predictions, sampling
 from dpm_jax.experiment import Experiment
+from dpm_jax.model import Model
 from dpm_jax.training import step
-from dpm_jax.types import Model
 
 
 def _experiment(shape: tuple[int, ...], module: Any) -> Experiment:
@@ -27,17 +28,14 @@ def _experiment(shape: tuple[int, ...], module: Any) -> Experiment:
     c.optimizer.decay.name = "constant_schedule"
     c.optimizer.clip_norm, c.optimizer.ema_decay = work.CLIP_NORM, work.EMA_DECAY
     built = experiment.build(c, (2,))
-    schedule = built.model(built.init(jax.random.key(0))).schedule
+    process: Any = built.model(built.init(jax.random.key(0))).process
 
     def model(params: Any, key: Any = None) -> Model:
-        def reverse(x_t: Any, t: Any) -> Any:
-            outputs = module.apply(params, x_t, t)
-            return predictions.normal_reverse(schedule, x_t, t, outputs, prediction="epsilon", variance="small")
-
-        return Model(schedule, reverse)
+        network = partial(module.apply, params)
+        return predictions.gaussian(process, network, prediction="epsilon", variance="small")
 
     def loss(params: Any, key: Any, x_0: Any, memory: Any) -> Any:
-        return objectives.simple(key, *model(params), x_0), memory
+        return objectives.simple(key, model(params), x_0), memory
 
     def init(key: Any) -> Any:
         return module.init(key, jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32))
@@ -61,7 +59,7 @@ def _both(module: Any, shape: tuple[int, ...], batch: int, train_steps: int, ste
 
     @jax.jit
     def draw(params: Any, key: Any) -> Any:
-        return sampling.ancestral(key, built.kernel, built.model(params).reverse, batch, shape, steps)
+        return sampling.sample(key, built.model(params), batch, shape)
 
     params = step.averaged_params(built, state[0])
     drawing = work.taken(lambda: draw(params, jax.random.key(2)).block_until_ready(), steps)

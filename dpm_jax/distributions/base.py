@@ -15,15 +15,11 @@ from jax import Array
 
 from dpm_jax.shapes import as_float32
 
-__all__ = ["Distribution", "Law", "is_law", "where"]
+__all__ = ["Distribution", "Law", "Start", "is_law", "where"]
 
 
-class Distribution(Protocol):
-    """What the algorithms ask of a law of x: a class of one's own with these works wherever those here do.
-
-    It must be a pytree whose leaves have the batch axes first. What only some algorithms ask is named where it is
-    missing: `product` and `tilt` are for evidence (`guidance`), and classmethods `point` and `known` make evidence.
-    """
+class Start(Protocol):
+    """What is asked of a law that chains begin at: a part of `Distribution`."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -33,6 +29,20 @@ class Distribution(Protocol):
     def event_shape(self) -> tuple[int, ...]:
         """Of one x."""
 
+    def sample(self, key: Array) -> Array:
+        """Sample x, [*batch, *event]."""
+
+    def log_prob(self, x: Array) -> Array:
+        """Return log p(x) in nats, [*batch]."""
+
+
+class Distribution(Start, Protocol):
+    """What the algorithms ask of a law of x: a class of one's own with these works wherever those here do.
+
+    It must be a pytree whose leaves have the batch axes first. What only some algorithms ask is named where it is
+    missing: `product` and `tilt` are for evidence (`guidance`), and classmethods `point` and `known` make evidence.
+    """
+
     @property
     def mean(self) -> Array:
         """E[x], [*batch, *event]."""
@@ -40,12 +50,6 @@ class Distribution(Protocol):
     @property
     def variance(self) -> Array:
         """Of each coordinate, [*batch, *event]."""
-
-    def sample(self, key: Array) -> Array:
-        """Sample x, [*batch, *event]."""
-
-    def log_prob(self, x: Array) -> Array:
-        """Return log p(x) in nats, [*batch]."""
 
     def entropy(self) -> Array:
         """Return the entropy in nats, [*batch]."""

@@ -112,14 +112,15 @@ class Bernoulli(Law):
         certain = rare == 0
         size = jnp.where(certain, 0.0, size)
         common_is_one = self.logits > 0
-        u = jnp.where(common_is_one, -other.logits, other.logits) + size
+        sign = jnp.where(common_is_one, -1.0, 1.0)
+        u = sign * other.logits + size
         is_small = jnp.abs(u) <= 1
         # The branch that is not selected must not overflow, or its gradient would be NaN.
         small = jnp.where(is_small, u, 0.0)
         near = rare * expm1_minus_x(small) - x_minus_log1p(rare * jnp.expm1(small))
         far = softplus(u - size) - softplus(-size) - rare * u
         uncertain = jnp.where(is_small, near, far)
-        of_certain = softplus(jnp.where(common_is_one, -other.logits, other.logits))
+        of_certain = softplus(sign * other.logits)
         return self._sum(jnp.where(certain, of_certain, uncertain))
 
     def product(self, evidence: Bernoulli) -> tuple[Bernoulli, Array]:

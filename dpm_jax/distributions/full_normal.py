@@ -12,7 +12,7 @@ from jax import Array
 from dpm_jax.distributions.base import Law, parameter
 from dpm_jax.distributions.normal import LOG_2PI, Normal, excess, slope_at
 from dpm_jax.shapes import as_float32
-from dpm_jax.small_matrices import cholesky, gram, solve_lower
+from dpm_jax.small_matrices import cholesky, diagonal, gram, solve_lower
 
 __all__ = ["FullNormal"]
 
@@ -51,8 +51,7 @@ class FullNormal(Law):
         """Return the same law, p of shape [*batch, d], as one of this class."""
         if isinstance(p, FullNormal):
             return p
-        identity = jnp.eye(p.origin.shape[-1], dtype=jnp.float32)
-        return cls(p.origin, jnp.sqrt(p.variance)[..., None] * identity, offset=p.offset)
+        return cls(p.origin, diagonal(jnp.sqrt(p.variance)), offset=p.offset)
 
     @classmethod
     def of_covariance(cls, mean: Any, covariance: Array, *, offset: Any = 0.0) -> FullNormal:
@@ -120,12 +119,11 @@ class FullNormal(Law):
         """
         dim = self.scale_tril.shape[-1]
         difference = q.mean_less(self.origin) - self.offset
-        scale = jnp.sqrt(q.variance)
+        scale = diagonal(jnp.sqrt(q.variance))
         columns = [
-            jnp.where(jnp.arange(dim) > i, solve_lower(self.scale_tril, scale * axis), 0.0)
-            for i, axis in enumerate(jnp.eye(dim, dtype=jnp.float32))
+            jnp.where(jnp.arange(dim) > i, solve_lower(self.scale_tril, scale[..., i]), 0.0) for i in range(dim)
         ]
-        below = sum((c**2 for c in columns), jnp.zeros_like(scale))
+        below = sum((c**2 for c in columns), jnp.zeros_like(difference))
         conditional = jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1) ** 2
         squares = solve_lower(self.scale_tril, difference) ** 2
         return 0.5 * self._sum(squares + below + excess(q.variance, conditional))
@@ -151,7 +149,8 @@ class FullNormal(Law):
             shrink = (before.variance - after.variance)[..., None, None]
             covariance = covariance - shrink * column[..., :, None] * column[..., None, :]
             # What is known varies with nothing any more, not even by rounding.
-            own = (jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)
+            own = (jnp.arange(dim) == i)[:, None] | (jnp.arange(dim) == i)[None]
+            own = own.reshape(*(1,) * (covariance.ndim - 2), dim, dim)
             covariance = jnp.where((noise[..., i] == 0)[..., None, None] & own, 0.0, covariance)
             log_z = log_z + log_zi
         return FullNormal.of_covariance(mean, covariance), log_z

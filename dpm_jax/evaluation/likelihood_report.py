@@ -14,8 +14,8 @@ from dpm_jax import entropy, likelihood, mesh
 from dpm_jax.data import Source
 from dpm_jax.evaluation.report import Report, check_examples
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.model import Model
 from dpm_jax.shapes import chunk_size
-from dpm_jax.types import Model
 from dpm_jax.units import bits, num_parts
 
 __all__ = ["LikelihoodReport", "evaluate", "largest_k", "num_examples", "table"]
@@ -128,8 +128,7 @@ def evaluate(
     # One program each: what is done with the weights is many small operations, slow to compile one by one.
     @jax.jit
     def of_data(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
-        model = experiment.model(params)
-        weights = likelihood.log_weights(key, experiment.kernel, *model, x_0, k, chunk_size=chunk)
+        weights = likelihood.log_weights(key, experiment.model(params), x_0, k, chunk_size=chunk)
         found = (
             jnp.stack([likelihood.lower(weights, size) for size in sizes]),
             jnp.stack([likelihood.effective_sample_size(weights, size) for size in sizes]),
@@ -138,8 +137,7 @@ def evaluate(
 
     @jax.jit
     def of_samples(params: Params, key: Array) -> tuple[Array, Array]:
-        model = experiment.model(params)
-        s = likelihood.sandwich(key, experiment.kernel, *model, num, source.shape, k, chunk_size=chunk)
+        s = likelihood.sandwich(key, experiment.model(params), num, source.shape, k, chunk_size=chunk)
         found = (
             jnp.stack([likelihood.lower(s.log_weights, size) for size in sizes]),
             jnp.stack([likelihood.upper(s.own, s.log_weights, size) for size in sizes]),
@@ -182,8 +180,7 @@ def _exact(experiment: Experiment, model: Model, x_0: Array) -> Array | None:
     (dim, *rest) = experiment.shape
     if experiment.config.kernel != "binomial" or rest or dim > _MAX_MODEL_BITS:
         return None
-    num_timesteps = model.schedule.num_timesteps
-    log_p: Array = jax.jit(lambda: mesh.gather(likelihood.enumerate_bits(model.reverse, dim, num_timesteps)[1]))()
+    log_p: Array = jax.jit(lambda: mesh.gather(likelihood.enumerate_bits(model, dim)[1]))()
     # The strings are in the order of the numbers that they are in binary.
     return log_p[x_0.astype(jnp.int32) @ (2 ** jnp.arange(dim)[::-1])]
 
@@ -192,22 +189,23 @@ def _entropies(
     key: Array, experiment: Experiment, params: Params, model: Model, source: Source, parts: int
 ) -> dict[str, Any]:
     """Entropies of the reverse steps, their bounds, and the truth where it can be had; for JSON."""
-    num_timesteps = model.schedule.num_timesteps
+    num_timesteps, process = model.num_timesteps, model.process
     data_key, noise_key = jax.random.split(key)
     wanted = _affordable(source.shape, 10 * num_timesteps, _MOST_FOR_ENTROPY)
     x_0 = source.held_out(data_key, check_examples(source, wanted))
 
     @jax.jit
     def of_model(params: Params, x_0: Array) -> Array:
-        return mesh.gather(entropy.model_steps(noise_key, experiment.kernel, *experiment.model(params), x_0))
+        return mesh.gather(entropy.model_steps(noise_key, experiment.model(params), x_0))
 
-    bounds = jax.jit(lambda: entropy.step_bounds(experiment.kernel, model.schedule, source.shape))()
+    bounds = jax.jit(lambda: entropy.step_bounds(process, source.shape))()
     found = {"lower": bounds.lower, "upper": bounds.upper, "model": of_model(params, x_0)}
     result: dict[str, Any] = {name: _finite(bits(np.asarray(v, np.float64)) / parts) for name, v in found.items()}
     result["true"] = None
     if source.support is not None and math.prod(source.shape) <= entropy.MAX_BITS and num_timesteps > 1:
         times = np.unique(np.linspace(2, num_timesteps, min(_MAX_TIMES, num_timesteps - 1)).astype(int))
-        before, after = (entropy.enumerated_bits(model.schedule, source.support, list(times - i)) for i in (1, 0))
+        schedule = process.schedule  # type: ignore[attr-defined]
+        before, after = (entropy.enumerated_bits(schedule, source.support, list(times - i)) for i in (1, 0))
         true = np.asarray(bounds.upper, np.float64)[times] + before - after
         result["true"] = {"t": times.tolist(), "bits": _finite(bits(true) / parts)}
     return result

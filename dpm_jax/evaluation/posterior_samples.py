@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import likelihood, mesh, particles, posterior, sampling
-from dpm_jax.bernoulli import Bernoulli
+from dpm_jax import guidance, likelihood, mesh, sampling, smc
 from dpm_jax.data import Standardization
+from dpm_jax.distributions import Bernoulli, Normal
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation.observations import Observations
 from dpm_jax.evaluation.scores import mean_of_draws
 from dpm_jax.experiment import Experiment, Params
-from dpm_jax.normal import Normal
-from dpm_jax.posterior import How
+from dpm_jax.guidance import How
+from dpm_jax.model import Model
 from dpm_jax.progress import bar
 from dpm_jax.shapes import chunk_size
 from dpm_jax.units import bits
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     """How a posterior is drawn from.
 
     Attributes:
-      how: evidence acts along the chain, see `posterior`; "default" for `default_how`.
+      how: evidence acts along the chain, see `guidance`; "default" for `default_how`.
       num_particles: of sequential Monte Carlo for each observation; 0 for the approximate chain alone.
       num_repeats: times that each stretch of the chain is gone, see `sampling.with_jumps`; 1 for the plain chain.
       jump_length: steps in a stretch.
@@ -62,10 +62,12 @@ class Draws(NamedTuple):
     lost: np.ndarray | None = None
 
 
-def default_how(experiment: Experiment, observations: Observations, num_particles: int) -> How:
+def default_how(experiment: Experiment, model: Model, observations: Observations, num_particles: int) -> How:
     """What measured best: see the table in the README."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
+    if model.denoise is None:
+        return "annealed"
     # Of bits, the weights of guided chains have heavy tails.
     bits = experiment.config.kernel == "binomial"
     full = not bits and experiment.config.reverse.covariance == "full"
@@ -73,7 +75,7 @@ def default_how(experiment: Experiment, observations: Observations, num_particle
 
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
-    """The observations as evidence in the model's units, a law [n, *shape]; see `posterior`."""
+    """The observations as evidence in the model's units, a law [n, *shape]; see `guidance`."""
     mask = jnp.asarray(standardization.keep(observations.mask))
     y = jnp.asarray(standardization.centres(observations.y))
     if experiment.config.kernel == "binomial":
@@ -107,31 +109,27 @@ def draw(
     Raises:
       UserError: if the plan does not fit the evidence, or draws or weights are not finite.
     """
-    how: How = default_how(experiment, observations, plan.num_particles) if plan.how == "default" else plan.how
+    model, num_particles = experiment.model(params), plan.num_particles
+    how: How = plan.how if plan.how != "default" else default_how(experiment, model, observations, num_particles)
     r = evidence(experiment, standardization, observations)
     try:
-        posterior.check(experiment.kernel, r, how, weights=plan.num_particles > 0)
+        guidance.check(model, r, how, weights=num_particles > 0)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    if plan.num_particles:
-        return _with_particles(key, experiment, params, standardization, r, num, how, plan.num_particles)
-    kernel, shape = experiment.kernel, jax.tree.leaves(r)[0].shape[1:]
+    if num_particles:
+        return _with_particles(key, experiment, params, standardization, r, num, how, num_particles)
+    shape = r.event_shape
     total = num * len(observations.y)
     # Chunks of one size are one program: the last is filled up with what is then thrown away.
     size = -(-total // -(-total // chunk_size(shape, 10_000)))
 
     @jax.jit
     def run(key: Array, params: Params, r: Any) -> Array:
-        schedule, reverse = experiment.model(params)
-        conditioned = posterior.condition(kernel, schedule, reverse, r, how)
+        conditioned = guidance.condition(experiment.model(params), r, how)
         if plan.num_repeats == 1:
-            x = sampling.ancestral(key, kernel, conditioned, size, shape, schedule.num_timesteps)
-        else:
-            x = sampling.with_jumps(
-                *(key, kernel, schedule, conditioned, size, shape),
-                jump_length=min(plan.jump_length, schedule.num_timesteps),
-                num_repeats=plan.num_repeats,
-            )
+            return mesh.gather(sampling.sample(key, conditioned, size, shape))
+        jump_length = min(plan.jump_length, conditioned.num_timesteps)
+        x = sampling.with_jumps(key, conditioned, size, shape, jump_length=jump_length, num_repeats=plan.num_repeats)
         return mesh.gather(x)
 
     parts = []
@@ -158,23 +156,19 @@ def _with_particles(
     num_particles: int,
 ) -> Draws:
     """One observation after another, so that memory is that of one set of particles."""
-    kernel, shape = experiment.kernel, jax.tree.leaves(r)[0].shape[1:]
 
     @jax.jit
     def run(key: Array, params: Params, r: Any) -> tuple[Array, ...]:
         particles_key, draw_key = jax.random.split(key)
-        schedule, reverse = experiment.model(params)
-        guide = posterior.guide(kernel, schedule, reverse, r, how)
-        num_timesteps = schedule.num_timesteps
-        found = particles.sample(particles_key, kernel, guide, r, 1, num_particles, shape, num_timesteps)
-        drawn = particles.draw(draw_key, found, num)
+        found = smc.sample(particles_key, experiment.model(params), r, how, num_particles)
+        drawn = smc.draw(draw_key, found, num)
         lost = found.lost.max() / num_particles
         told = (found.log_evidence[0], found.stderr[0], found.effective_size.min(), found.doubtful[0], lost)
         return mesh.gather((drawn[0], *told))
 
     parts = [
         run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
-        for i in range(len(jax.tree.leaves(r)[0]))
+        for i in range(r.batch_shape[0])
     ]
     draws = Draws(*(np.stack([np.asarray(values) for values in column]) for column in zip(*parts, strict=True)))
     log_evidence: Any = draws.log_evidence
@@ -244,7 +238,7 @@ def log_hidden(
     @jax.jit
     def joint(key: Array, params: Params, x_0: Array) -> Array:
         model = experiment.model(params)
-        weights = likelihood.log_weights(key, experiment.kernel, *model, x_0, num_trajectories, chunk_size=chunk)
+        weights = likelihood.log_weights(key, model, x_0, num_trajectories, chunk_size=chunk)
         return mesh.gather(likelihood.lower(weights, num_trajectories))
 
     difference: np.ndarray = np.asarray(joint(key, params, x_0)) - draws.log_evidence

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound, gaussian, mesh, optimal
+from dpm_jax import bound, mesh, optimal
 from dpm_jax.data import Source, Standardization
+from dpm_jax.distributions import Normal
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.model import Model, forward_edge
 from dpm_jax.progress import bar
-from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import chunk_size
-from dpm_jax.types import Model
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
 __all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table"]
@@ -43,7 +43,7 @@ class Report(NamedTuple):
       gap_bits: limit minus K, as the mean of log p(x) - K(x) over the same examples, so that
         it is sharper than the difference of the two lines above; None if unknown.
       gap_stderr_bits: its standard error.
-      ceiling_bits: K of the best reverse function of this form at this T and schedule, on the
+      ceiling_bits: K of the best model with reverse steps of this form at this T and schedule, on the
         same examples and noise, where it can be enumerated; None elsewhere.
       edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
       entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
@@ -52,7 +52,7 @@ class Report(NamedTuple):
         `units`; less is better; None unless all values are integers.
       discrete_stderr: its standard error.
       discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
-        p(x_0 | x_1) given by the mass in each pixel's bin (`gaussian.bin_log_prob`).
+        p(x_0 | x_1) given by the mass in each pixel's bin (`Normal.bin_log_prob`).
       discretized_stderr: its standard error.
       edge: treatment of p(x_0 | x_1), "forward" or "decoder".
       unit: of all of these.
@@ -111,7 +111,7 @@ def in_chunks(
 
     @jax.jit
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
-        return mesh.gather(bound.evaluate(key, experiment.kernel, *model(params), chunk, edge=edge))
+        return mesh.gather(bound.evaluate(key, model(params), chunk, edge=edge))
 
     fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.
@@ -135,21 +135,21 @@ def _discretized(
     levels = standardization.levels or 0
     lowest, highest = (float(standardization.centres(np.asarray(v))) for v in (0, levels - 1))
     width = (highest - lowest) / (levels - 1)
-    edge = partial(gaussian.bin_log_prob, width=width, lowest=lowest, highest=highest)
+    edge: Any = partial(Normal.bin_log_prob, width=width, lowest=lowest, highest=highest)
     centres = jnp.asarray(standardization.centres(standardization.invert(x_0)))
     result, _ = in_chunks(key, experiment, experiment.model, params, centres, edge)
     return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
 
 
-def _ceiling(key: Array, experiment: Experiment, schedule: Schedule, source: Source, x_0: Array) -> float | None:
-    """K in nats of the best factorised reverse function, for bits with few values; same noise as the model's K."""
+def _ceiling(key: Array, experiment: Experiment, process: Any, source: Source, x_0: Array) -> float | None:
+    """K in nats of the best model with factorised steps, for bits with few values; same noise as the model's K."""
     if source.support is None:
         return None
     values = source.support
-    reverse = optimal.finite_bits(schedule, values, jnp.full(len(values), -np.log(len(values))))
+    model = optimal.finite_bits(process, values, jnp.full(len(values), -np.log(len(values))))
     if experiment.edge == "forward":
-        reverse = experiment.kernel.forward_edge(schedule, reverse)
-    best, _ = in_chunks(key, experiment, lambda _: Model(schedule, reverse), {}, x_0, experiment.edge)
+        model = forward_edge(model)
+    best, _ = in_chunks(key, experiment, lambda _: model, {}, x_0, experiment.edge)
     return float(np.mean(np.asarray(best.k, np.float64)))
 
 
@@ -197,7 +197,8 @@ def evaluate(
     def in_unit(nats: Array | np.ndarray) -> np.ndarray:
         return np.asarray(bits(np.asarray(nats, np.float64)) / parts)
 
-    null, k = in_unit(experiment.kernel.null_log_prob(x_0)), in_unit(result.k)
+    process: Any = experiment.model(params).process
+    null, k = in_unit(process.null_log_prob(x_0)), in_unit(result.k)
     gap = None
     if source.log_prob is not None:
         gap = in_unit(jax.jit(source.log_prob)(x_0)) - k
@@ -207,7 +208,7 @@ def evaluate(
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
     if source.standardization.levels is not None:
         discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
-    ceiling = _ceiling(noise_key, experiment, experiment.model(params).schedule, source, x_0)
+    ceiling = _ceiling(noise_key, experiment, process, source, x_0)
 
     def mean_bits(values: Array) -> float:
         return float(in_unit(values).mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -104,14 +104,13 @@ def evaluate(
       UserError: as `report.check_examples`, or if the table is not finite.
     """
     table_key, noise_key, data_key, bound_key = jax.random.split(key, 4)
-    kernel, parts = experiment.kernel, num_parts(source.shape)
+    parts = num_parts(source.shape)
 
     @jax.jit
     def costs_of(params: Params, key: Array, x_0: Array) -> Costs:
-        schedule, reverse = experiment.model(params)
-        candidates = respacing.uniform(schedule.num_timesteps, min(schedule.num_timesteps, _CANDIDATES))
-        edge = experiment.config.edge
-        return mesh.gather(respacing.costs(key, kernel, schedule, reverse, x_0, edge=edge, candidates=candidates))
+        model = experiment.model(params)
+        candidates = respacing.uniform(model.num_timesteps, min(model.num_timesteps, _CANDIDATES))
+        return mesh.gather(respacing.costs(key, model, x_0, edge=experiment.config.edge, candidates=candidates))
 
     table_x_0 = source.held_out(table_key, check_examples(source, table_examples))
     costs = jax.tree.map(np.asarray, costs_of(params, noise_key, table_x_0))
@@ -120,7 +119,8 @@ def evaluate(
         raise UserError("--respacing: the bound of this model is not finite")
 
     x_0 = source.held_out(data_key, check_examples(source, num))
-    null = np.asarray(kernel.null_log_prob(x_0), np.float64)
+    process: Any = experiment.model(params).process
+    null = np.asarray(process.null_log_prob(x_0), np.float64)
 
     def k_of(which: Experiment) -> np.ndarray:
         found, _ = in_chunks(bound_key, experiment, which.model, params, x_0, experiment.edge)

@@ -47,12 +47,8 @@ def draw(
 
     @jax.jit
     def run(key: Array, params: Params, first: Array) -> Array:
-        schedule, reverse = experiment.model(params)
-        start = None if experiment.cold is None else experiment.cold.start(params)
-        x = sampling.ancestral(
-            key, experiment.kernel, reverse, size, shape, schedule.num_timesteps, start=start, first=first
-        )
-        return mesh.gather(x)
+        start = None if experiment.cold is None else experiment.cold.start(params, shape)
+        return mesh.gather(sampling.sample(key, experiment.model(params), size, shape, start=start, first=first))
 
     parts = []
     with bar("sampling", num, "sample") as shown:

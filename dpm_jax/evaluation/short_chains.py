@@ -12,8 +12,8 @@ from dpm_jax import respacing
 from dpm_jax.ddim import ddim
 from dpm_jax.errors import UserError
 from dpm_jax.experiment import Experiment, Params
+from dpm_jax.model import Model
 from dpm_jax.respacing import Costs
-from dpm_jax.types import Model
 
 __all__ = ["Spacing", "load", "save", "shortened", "times"]
 
@@ -32,15 +32,15 @@ def shortened(experiment: Experiment, times: np.ndarray | None = None, eta: floa
       eta: of `ddim.ddim`; None for ancestral steps.
 
     Raises:
-      ValueError: as `respacing.respaced` and `ddim.ddim`, when the model is made.
+      ValueError: as `respacing.respace` and `ddim.ddim`, when the model is made.
     """
     edge: Any = experiment.edge if eta is None else "decoder"
 
     def model(params: Params) -> Model:
-        schedule, reverse = experiment.model(params)
+        chain = experiment.model(params)
         if times is not None:
-            schedule, reverse = respacing.respaced(experiment.kernel, schedule, reverse, times, edge=edge)
-        return Model(schedule, reverse if eta is None else ddim(schedule, reverse, eta))
+            chain = respacing.respace(chain, times, edge=edge)
+        return chain if eta is None else ddim(chain, eta)
 
     return experiment._replace(model=model)
 

@@ -157,7 +157,7 @@ def _num_bytes(compiled: Any) -> int:
 def _evaluation(experiments: Sequence[Experiment]) -> Callable[[Array, States, Array], list[np.ndarray]]:
     def one(built: Experiment, key: Array, x_0: Array, state: TrainState) -> Array:
         model = built.model(step_lib.averaged_params(built, state))
-        return bound.evaluate(key, built.kernel, *model, x_0, edge=built.edge).k
+        return bound.evaluate(key, model, x_0, edge=built.edge).k
 
     @jax.jit
     def chunk(key: Array, states: States, x_0: Array) -> list[Array]:

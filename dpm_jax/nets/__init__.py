@@ -1,4 +1,4 @@
-"""Flax networks `(x_t, t) -> outputs`; the kernel turns outputs into a distribution. And a classifier of images."""
+"""Flax networks `(x_t, t) -> outputs`; `predictions` turns outputs into a model. And a classifier of images."""
 
 from dpm_jax.nets.classifier import ConvClassifier
 from dpm_jax.nets.mlp import SigmoidMLP, TimeMLP

@@ -32,7 +32,7 @@ from dpm_jax.distributions import FullNormal, Normal
 from dpm_jax.distributions.base import is_law
 from dpm_jax.schedules import Schedule
 from dpm_jax.shapes import as_float32, at
-from dpm_jax.small_matrices import cholesky, gram
+from dpm_jax.small_matrices import cholesky, diagonal, gram
 
 __all__ = ["Gaussian"]
 
@@ -107,8 +107,7 @@ class Gaussian:
         if not isinstance(x_0, FullNormal):
             return self._step(origin, offset, known + weight**2 * x_0.variance, x_t, t)
         mean = self._step(origin, offset, 1.0, x_t, t)
-        identity = jnp.eye(x_t.shape[-1], dtype=jnp.float32)
-        total = (weight**2)[..., None] * gram(x_0.scale_tril) + known[..., None] * identity
+        total = (weight**2)[..., None] * gram(x_0.scale_tril) + diagonal(jnp.broadcast_to(known, x_t.shape))
         return FullNormal(mean.origin, cholesky(total), offset=mean.offset)
 
     def _posterior_variance(self, like: Array, t: Array) -> Array:
@@ -125,13 +124,17 @@ class Gaussian:
         schedule = self.schedule
         step, weight = at(schedule.log_nsr_step, t, x_t), self._posterior_weight(x_t, t)
         keep = jnp.exp(-0.5 * step) * jnp.sqrt(at(schedule.sigma2, t - 1, x_t) / at(schedule.sigma2, t, x_t))
-        # a_t = r / sqrt(1 - beta_t), so that a_t - 1 is this; where a_t is small, beta_t may be 1.
+        # a_t = r / sqrt(1 - beta_t), so that a_t + b_t - 1 is this; where a_t is small, beta_t may be 1.
         fine = keep > _FINE
         log_kept = jnp.log1p(-jnp.where(fine, at(schedule.beta, t, x_t), 0.0))
-        change = jnp.expm1(-jnp.where(fine, step, 0.0) - 0.5 * log_kept)
+        ratio = jnp.exp(-jnp.where(fine, step, 0.0))
+        lost = at(schedule.sigma2, t - 1, x_t) / (1 + jnp.sqrt(at(schedule.alpha_bar, t - 1, x_t)))
+        change = ratio * jnp.expm1(-0.5 * log_kept) + jnp.expm1(-step) * lost
+        # Near the data x_0 - x_t is exact, and small. b_t x_0 is not small, and its rounding would be.
+        moved = change * x_t + weight * ((origin - x_t) + offset)
         # Coarse steps begin at x_0: at t = 1 its two terms are those of the step.
         first = jnp.where(fine, x_t, weight * origin)
-        second = jnp.where(fine, change * x_t + weight * (origin + offset), keep * x_t + weight * offset)
+        second = jnp.where(fine, moved, keep * x_t + weight * offset)
         return Normal(first, variance, offset=second, event_ndim=x_t.ndim - jnp.ndim(t))
 
     # --- Evidence r(x_0), section 2.5: for `guidance` ---
@@ -168,8 +171,7 @@ class Gaussian:
             # Rows and columns of what is replaced stand for themselves alone.
             kept = ~replaced[..., :, None] & ~replaced[..., None, :]
             own = jnp.where(replaced, jnp.maximum(variance, 0.0), 0.0)
-            identity = jnp.eye(mean.shape[-1], dtype=jnp.float32)
-            return FullNormal.of_covariance(place, jnp.where(kept, p.covariance, 0.0) + own[..., None] * identity)
+            return FullNormal.of_covariance(place, jnp.where(kept, p.covariance, 0.0) + diagonal(own))
         return Normal(place, jnp.where(replaced, variance, p.variance), event_ndim=p.event_ndim)
 
     def null_log_prob(self, x_0: Array) -> Array:

@@ -11,9 +11,19 @@ import pytest
 import scipy.stats
 from scipy.special import expit
 
-from dpm_jax import binomial, gaussian, optimal, posterior, predictions, sampling, schedules
-from dpm_jax.binomial import Bernoulli
-from dpm_jax.gaussian import Normal
+from dpm_jax import (
+    Bernoulli,
+    Binomial,
+    Gaussian,
+    Model,
+    Normal,
+    forward_edge,
+    guidance,
+    optimal,
+    predictions,
+    sampling,
+    schedules,
+)
 from tests.chains import STRINGS, bits_law, conditioned, normal_chain, normal_law, string_law
 
 KEY = jax.random.key(0)
@@ -25,6 +35,7 @@ COVARIANCE = np.array([[1.0, 0.6, 0.3], [0.6, 0.9, -0.1], [0.3, -0.1, 0.7]])
 T = 80
 DATA = (MEAN, COVARIANCE)
 SCHEDULE = schedules.geometric(T, beta_1=1e-4)
+PROCESS = Gaussian(SCHEDULE)
 OPERATOR = np.array([[0.6, 0.5, -0.4], [0.1, -0.3, 0.8]])
 PARTIAL = Normal(jnp.array([[NAN, 0.9, -0.8]]), jnp.array([[INF, 0.0, 0.2]]))
 
@@ -33,8 +44,8 @@ full_model, diagonal_model = normal_chain(SCHEDULE, MEAN, COVARIANCE)
 
 
 def standard_model(schedule):
-    """The reverse function of standard normal data: zero outputs."""
-    return lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
+    """The model of standard normal data: zero outputs."""
+    return predictions.gaussian(Gaussian(schedule), lambda x, t: jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
 
 
 def distance(law, exact):
@@ -53,10 +64,10 @@ EXACT_PARTIAL, _ = conditioned(DATA, np.eye(3)[1:], np.array([0.9, -0.8]), np.ar
 def test_the_model_is_the_data():
     """And it is what `optimal.normal` has."""
     for model in (full_model, diagonal_model):
-        assert distance(normal_law(model, T, 3), DATA) < 0.03
-    ours = optimal.normal(SCHEDULE, jnp.asarray(MEAN, jnp.float32), jnp.asarray(COVARIANCE, jnp.float32))
+        assert distance(normal_law(model, 3), DATA) < 0.03
+    ours = optimal.normal(PROCESS, jnp.asarray(MEAN, jnp.float32), jnp.asarray(COVARIANCE, jnp.float32))
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 2, 40, T])
-    ours, exact = jax.jit(gaussian.forward_edge(SCHEDULE, ours))(x, t), full_model(x, t)
+    ours, exact = jax.jit(forward_edge(ours).reverse)(x, t), full_model.reverse(x, t)
     np.testing.assert_allclose(ours.mean, exact.mean, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(ours.scale_tril, exact.scale_tril, rtol=1e-3, atol=1e-4)
 
@@ -65,8 +76,7 @@ def test_the_model_is_the_data():
     ("model", "how"), [(full_model, "denoised"), (full_model, "matched"), (diagonal_model, "matched")]
 )
 def test_exact_for_evidence_in_part(model, how):
-    reverse = posterior.condition(gaussian, SCHEDULE, model, PARTIAL, how)
-    law = normal_law(reverse, T, 3)
+    law = normal_law(guidance.condition(model, PARTIAL, how), 3)
     assert distance(law, EXACT_PARTIAL) < 0.03
     # What is known is known.
     np.testing.assert_allclose(law[0][1], 0.9, atol=1e-5)
@@ -76,7 +86,7 @@ def test_exact_for_evidence_in_part(model, how):
 @pytest.mark.parametrize("how", ["constant", "annealed", "renoised", "denoised"])
 def test_the_others_are_not(how):
     """So that the tests above can fail. None hears the correlations of independent steps at all times."""
-    law = normal_law(posterior.condition(gaussian, SCHEDULE, diagonal_model, PARTIAL, how), T, 3)
+    law = normal_law(guidance.condition(diagonal_model, PARTIAL, how), 3)
     assert np.isfinite(law[0]).all()
     assert distance(law, EXACT_PARTIAL) > 0.08
 
@@ -84,22 +94,19 @@ def test_the_others_are_not(how):
 @pytest.mark.parametrize(("model", "noise"), [(full_model, 0.05), (diagonal_model, 1.0)])
 def test_matched_is_exact_for_an_operator(model, noise):
     y = np.array([1.2, -0.7])
-    r = posterior.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray(y, jnp.float32)[None], noise)
-    reverse = posterior.condition(gaussian, SCHEDULE, model, r, "matched")
+    r = guidance.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray(y, jnp.float32)[None], noise)
+    conditioned_model = guidance.condition(model, r, "matched")
     exact, _ = conditioned(DATA, OPERATOR, y, np.full(2, noise))
     assert distance(DATA, exact) > 0.3
-    assert distance(normal_law(reverse, T, 3), exact) < 0.03
+    assert distance(normal_law(conditioned_model, 3), exact) < 0.03
 
 
 def test_matched_needs_as_many_iterations_as_there_are_observations():
     y = np.array([1.2, -0.7])
-    r = posterior.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray(y, jnp.float32)[None], 0.05)
+    r = guidance.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray(y, jnp.float32)[None], 0.05)
     exact, _ = conditioned(DATA, OPERATOR, y, np.full(2, 0.05))
-    reverses = (
-        posterior.condition(gaussian, SCHEDULE, diagonal_model, r, "matched", iterations=iterations)
-        for iterations in (1, 2)
-    )
-    one, two = (distance(normal_law(reverse, T, 3), exact) for reverse in reverses)
+    models = (guidance.condition(diagonal_model, r, "matched", iterations=iterations) for iterations in (1, 2))
+    one, two = (distance(normal_law(model, 3), exact) for model in models)
     assert two < 0.03
     assert one > 2 * two
 
@@ -111,7 +118,7 @@ def test_renoised_is_exact_for_denoising():
     r = Normal(jnp.asarray(y, jnp.float32)[None], jnp.full((1, 3), noise, jnp.float32))
     exact, _ = conditioned(DATA, np.eye(3), y, np.full(3, noise))
     errors = {
-        how: distance(normal_law(posterior.condition(gaussian, SCHEDULE, full_model, r, how), T, 3), exact)
+        how: distance(normal_law(guidance.condition(full_model, r, how), 3), exact)
         for how in ("renoised", "denoised", "constant")
     }
     assert errors["renoised"] < 0.03
@@ -122,9 +129,7 @@ def test_renoised_is_exact_for_denoising():
 def test_denoised_is_exact_for_independent_coordinates():
     schedule = schedules.geometric(40, beta_1=1e-4)
     r = Normal(jnp.array([[0.7, -1.0, NAN]]), jnp.array([[0.0, 0.5, INF]]))
-    mean, covariance = normal_law(
-        posterior.condition(gaussian, schedule, standard_model(schedule), r, "denoised"), 40, 3
-    )
+    mean, covariance = normal_law(guidance.condition(standard_model(schedule), r, "denoised"), 3)
     np.testing.assert_allclose(mean, [0.7, -1 / 1.5, 0], atol=2e-3)
     np.testing.assert_allclose(covariance, np.diag([0, 0.5 / 1.5, 1]), atol=2e-3)
 
@@ -132,7 +137,7 @@ def test_denoised_is_exact_for_independent_coordinates():
 EVIDENCE = {
     "law": Normal(jnp.full((1, 3), NAN), jnp.full((1, 3), INF)),
     "function": lambda x: 0.0 * x.sum(-1),
-    "Linear": posterior.Linear(lambda x: x[:, :2], jnp.zeros((1, 2)), 1e12),
+    "Linear": guidance.Linear(lambda x: x[:, :2], jnp.zeros((1, 2)), 1e12),
 }
 TAKES = {
     "constant": ("law", "function"),
@@ -150,8 +155,8 @@ def test_nothing_observed_changes_nothing():
 
     @jax.jit
     def laws(x, t):
-        reverses = [posterior.condition(gaussian, SCHEDULE, diagonal_model, EVIDENCE[kind], how) for how, kind in ways]
-        return [reverse(x, t) for reverse in (diagonal_model, *reverses)]
+        models = [guidance.condition(diagonal_model, EVIDENCE[kind], how) for how, kind in ways]
+        return [model.reverse(x, t) for model in (diagonal_model, *models)]
 
     model, *others = laws(x, t)
     for way, law in zip(ways, others, strict=True):
@@ -163,22 +168,20 @@ def test_nothing_observed_changes_nothing():
 # --- What is exact: bits ---
 
 
-BITS = schedules.erase(20, beta_1=0.01)
+BITS = Binomial(schedules.erase(20, beta_1=0.01))
 
 
 def independent_bits(rates):
-    """The exact reverse function of independent bits."""
+    """The exact model of independent bits."""
     logits = jnp.asarray(np.log(rates) - np.log1p(-rates), jnp.float32)
-    return lambda x, t: binomial.denoised_reverse(BITS, x, t, logits + binomial.marginal(BITS, x, t).logits)
+    return Model(BITS, lambda x, t: Bernoulli(logits + BITS.marginal(x, t).logits))
 
 
 RATES = np.array([0.1, 0.4, 0.5, 0.7, 0.95])
 
 
 def test_the_bits_of_the_model_are_the_data():
-    np.testing.assert_allclose(
-        bits_law(independent_bits(RATES), 20), string_law(np.log(RATES / (1 - RATES))), atol=1e-4
-    )
+    np.testing.assert_allclose(bits_law(independent_bits(RATES)), string_law(np.log(RATES / (1 - RATES))), atol=1e-4)
 
 
 @pytest.mark.parametrize("logits", [[INF, -1.5, 0.0, 2.0, -INF], [0.7, 0.7, -0.7, 0.7, -0.7]])
@@ -186,7 +189,7 @@ def test_denoised_is_exact_for_independent_bits(logits):
     r = Bernoulli(jnp.asarray([logits], jnp.float32))
     expected = string_law(np.log(RATES / (1 - RATES)) + logits)
     errors = {
-        how: np.abs(bits_law(posterior.condition(binomial, BITS, independent_bits(RATES), r, how), 20) - expected).max()
+        how: np.abs(bits_law(guidance.condition(independent_bits(RATES), r, how)) - expected).max()
         for how in ("denoised", "constant")
     }
     assert errors["denoised"] < 2e-4
@@ -194,13 +197,13 @@ def test_denoised_is_exact_for_independent_bits(logits):
 
 
 def test_renoised_is_exact_for_bits_seen_through_equal_flips():
-    rate = 0.5 * float(BITS.sigma2[7]) * (1 - 1e-5)
+    rate = 0.5 * float(BITS.schedule.sigma2[7]) * (1 - 1e-5)
     size = np.log1p(-rate) - np.log(rate)
     logits = size * np.array([1, 1, -1, -1, 1])
-    reverse = posterior.condition(
-        binomial, BITS, independent_bits(RATES), Bernoulli(jnp.asarray(logits, jnp.float32)[None]), "renoised"
+    renoised = guidance.condition(
+        independent_bits(RATES), Bernoulli(jnp.asarray(logits, jnp.float32)[None]), "renoised"
     )
-    np.testing.assert_allclose(bits_law(reverse, 20), string_law(np.log(RATES / (1 - RATES)) + logits), atol=2e-4)
+    np.testing.assert_allclose(bits_law(renoised), string_law(np.log(RATES / (1 - RATES)) + logits), atol=2e-4)
 
 
 def test_annealed_is_exact_where_the_model_is_flat():
@@ -208,10 +211,8 @@ def test_annealed_is_exact_where_the_model_is_flat():
     logits = [INF, -1.5, 0.0, 2.0, -INF]
     r = Bernoulli(jnp.asarray([logits], jnp.float32))
     coins = independent_bits(np.full(5, 0.5))
-    np.testing.assert_allclose(
-        bits_law(posterior.condition(binomial, BITS, coins, r, "annealed"), 20), string_law(logits), atol=2e-4
-    )
-    constant = bits_law(posterior.condition(binomial, BITS, coins, r, "constant"), 20)
+    np.testing.assert_allclose(bits_law(guidance.condition(coins, r, "annealed")), string_law(logits), atol=2e-4)
+    constant = bits_law(guidance.condition(coins, r, "constant"))
     assert np.abs(constant - string_law(logits)).max() > 0.01
 
 
@@ -223,8 +224,8 @@ def test_no_bits_observed_change_nothing():
 
     @jax.jit
     def laws(x, t):
-        reverses = [posterior.condition(binomial, BITS, model, kinds[kind], how) for how, kind in ways]
-        return [reverse(x, t).logits for reverse in (model, *reverses)]
+        models = [guidance.condition(model, kinds[kind], how) for how, kind in ways]
+        return [m.reverse(x, t).logits for m in (model, *models)]
 
     expected, *others = laws(x, t)
     assert len(others) == 8
@@ -239,48 +240,51 @@ def test_multiplying_with_the_exponential_of_a_sum_is_exact():
     """log r linear: a normal and bits are tilted with no error; enumerated, and by the density."""
     s = jnp.array([0.5, -2.0, 1.0, 0.0, 3.0])
     x, t = jnp.asarray(STRINGS, jnp.float32), jnp.full(32, 9, jnp.int32)
-    reverse = independent_bits(RATES)
-    tilted = posterior.multiply(reverse, lambda x: x @ s)
-    p, q = (np.asarray(jax.jit(r)(x, t).logits, float) for r in (reverse, tilted))
+    model = independent_bits(RATES)
+    tilted = guidance.multiply(model, lambda x: x @ s)
+    p, q = (np.asarray(law.logits, float) for law in jax.jit(lambda: [m.reverse(x, t) for m in (model, tilted)])())
     before, after = (np.array([string_law(row) for row in logits]) for logits in (p, q))
     joint = before * np.exp(STRINGS @ np.asarray(s, float))
     np.testing.assert_allclose(after, joint / joint.sum(1, keepdims=True), rtol=1e-3)
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 3, 30, T])
-    p, q = (jax.jit(r)(x, t) for r in (full_model, posterior.multiply(full_model, lambda x: x @ s[:3])))
+    tilted = guidance.multiply(full_model, lambda x: x @ s[:3])
+    p, q = jax.jit(lambda: [m.reverse(x, t) for m in (full_model, tilted)])()
     covariance = np.asarray(p.scale_tril) @ np.asarray(p.scale_tril).mT
     np.testing.assert_allclose(q.mean, p.mean + covariance @ s[:3], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(q.scale_tril, p.scale_tril, rtol=1e-6)
 
 
 def test_multiplying_with_a_law_is_the_product():
-    x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 3, 30, T])
-    model = jax.jit(diagonal_model)
-    for a, b in zip(posterior.multiply(model, PARTIAL)(x, t), gaussian.product(model(x, t), PARTIAL), strict=True):
-        np.testing.assert_array_equal(a, b)
-    bits, model = jnp.asarray(STRINGS[:4], jnp.float32), jax.jit(independent_bits(RATES))
-    r = Bernoulli(jnp.asarray([[INF, -1.0, 0.0, 2.0, -INF]]))
-    q = posterior.multiply(model, r)(bits, t.at[3].set(20))
-    np.testing.assert_array_equal(q.logits, binomial.product(model(bits, t.at[3].set(20)), r).logits)
+    bits, r = jnp.asarray(STRINGS[:4], jnp.float32), Bernoulli(jnp.asarray([[INF, -1.0, 0.0, 2.0, -INF]]))
+    x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 3, 10, 20])
+
+    @jax.jit
+    def laws():
+        cases = ((diagonal_model, PARTIAL, x), (independent_bits(RATES), r, bits))
+        return [(guidance.multiply(m, r).reverse(x, t), m.reverse(x, t).product(r)[0]) for m, r, x in cases]
+
+    for found, expected in laws():
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_function_of_the_time_is_told_that_of_x():
-    """t - 1 of each example: r of x_{t-1}."""
-    x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 2, 40, T])
-    model = jax.jit(diagonal_model)
-    p, q = model(x, t), posterior.multiply(model, lambda x, t: t * x.sum(-1))(x, t)
+    """t - 1 of each example: r of x_{t-1}. Arguments with a default are not the time."""
+    x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 2, 10, 20])
+    model, bits = independent_bits(RATES), jnp.asarray(STRINGS[:4], jnp.float32)
+
+    @jax.jit
+    def laws():
+        functions = (lambda x, t: t * x.sum(-1), lambda x: 2 * x.sum(-1), lambda x, c=2: c * x.sum(-1))
+        tilted = [guidance.multiply(diagonal_model, f).reverse(x, t) for f in functions]
+        of_bits = guidance.multiply(model, functions[0]).reverse(bits, t)
+        return diagonal_model.reverse(x, t), tilted, model.reverse(bits, t), of_bits
+
+    p, (q, one, two), before, after = laws()
     np.testing.assert_allclose(q.mean - p.mean, p.variance * (t - 1)[:, None], rtol=1e-3, atol=1e-5)
-    reverse, bits = jax.jit(independent_bits(RATES)), jnp.asarray(STRINGS[:4], jnp.float32)
-    t = jnp.array([1, 2, 10, 20])
-    q = posterior.multiply(reverse, lambda x, t: t * x.sum(-1))(bits, t)
-    expected = reverse(bits, t).logits + (t - 1)[:, None]
-    np.testing.assert_allclose(q.logits, jnp.broadcast_to(expected, (4, 5)), rtol=1e-4, atol=1e-4)
-
-
-def test_arguments_with_a_default_are_not_the_time():
-    x, t = jax.random.normal(KEY, (2, 3)), jnp.array([2, 40])
-    model = jax.jit(diagonal_model)
-    one, two = (posterior.multiply(model, f) for f in (lambda x: 2 * x.sum(-1), lambda x, c=2: c * x.sum(-1)))
-    np.testing.assert_array_equal(one(x, t).mean, two(x, t).mean)
+    np.testing.assert_array_equal(one.mean, two.mean)
+    expected = jnp.broadcast_to(before.logits + (t - 1)[:, None], (4, 5))
+    np.testing.assert_allclose(after.logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_multiplied_chains_are_tilted_at_every_step():
@@ -288,7 +292,7 @@ def test_multiplied_chains_are_tilted_at_every_step():
     schedule = schedules.geometric(6, beta_1=0.05)
     r = Normal(jnp.array([[0.8]]), jnp.array([[0.5]]))
     model = standard_model(schedule)
-    law = normal_law(posterior.condition(gaussian, schedule, model, r, "constant"), 6, 1)
+    law = normal_law(guidance.condition(model, r, "constant"), 1)
     mean, variance = 0.0, 1.0
     for t in range(6, 0, -1):
         beta = np.float64(schedule.beta[t])
@@ -317,7 +321,7 @@ def test_the_residual_is_the_least_of_the_krylov_space(kind, iterations):
     b = (matrix @ b[..., None])[..., 0] if kind == "singular" else b
     matvec = jnp.asarray(matrix, jnp.float32)
     solve = jax.jit(
-        lambda b: posterior._minimal_residual(
+        lambda b: guidance._minimal_residual(
             lambda u: (matvec * u.reshape(batch, 1, dim)).sum(-1).reshape(u.shape), b, iterations
         )
     )
@@ -340,7 +344,7 @@ def test_the_twist_of_normal_data_is_the_likelihood(how):
     x, t = jax.random.normal(KEY, (3, 3)), jnp.array([5, 40, T])
     y, noise = np.array([0.9, -0.8]), np.array([0.1, 0.2])
     r = Normal(jnp.array([[NAN, *y]], jnp.float32), jnp.array([[INF, *noise]], jnp.float32))
-    step = jax.jit(posterior.guide(gaussian, SCHEDULE, full_model, r, how))(x, t)
+    step = jax.jit(guidance.guide(full_model, r, how))(x, t)
     assert step.log_twist.shape == (3,)
     assert step.log_twist.dtype == jnp.float32
     for i in range(3):
@@ -354,12 +358,12 @@ def test_the_twist_of_normal_data_is_the_likelihood(how):
 
 @pytest.mark.parametrize("how", ["denoised", "guided"])
 def test_the_twist_of_bits_is_the_likelihood(how):
-    reverse, x = independent_bits(RATES), jnp.asarray(STRINGS, jnp.float32)
+    model, x = independent_bits(RATES), jnp.asarray(STRINGS, jnp.float32)
     logits = np.array([INF, -1.0, 0.0, 2.0, -3.0])
     r = Bernoulli(jnp.asarray(logits, jnp.float32)[None])
-    guide = jax.jit(posterior.guide(binomial, BITS, reverse, r, how))
+    guide = jax.jit(guidance.guide(model, r, how))
     for t in (2, 10, 20):
-        lost = np.float64(BITS.sigma2[t])
+        lost = np.float64(BITS.schedule.sigma2[t])
         seen = np.where(STRINGS[:, None] == STRINGS[None], 1 - lost / 2, lost / 2).prod(-1)  # [x_0, x_t]
         joint = string_law(np.log(RATES / (1 - RATES)))[:, None] * seen
         likelihood = np.where(logits == 0, 1, expit(np.where(STRINGS == 1, logits, -logits))).prod(1)
@@ -377,7 +381,7 @@ def test_the_twist_of_bits_is_the_likelihood(how):
 )
 def test_guided_steps_are_tilted_by_the_gradient_of_the_twist(model, r):
     """Of log h_t as guessed, through the network: by finite differences."""
-    guide = jax.jit(posterior.guide(gaussian, SCHEDULE, model, r, "guided"))
+    guide = jax.jit(guidance.guide(model, r, "guided"))
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([30, 40, 50, 60])
     step = guide(x, t)
     moved = np.asarray(step.posterior.mean - step.model.mean, float)
@@ -392,26 +396,24 @@ def test_guided_steps_are_tilted_by_the_gradient_of_the_twist(model, r):
         expected = np.asarray(step.model.variance, float) * numeric
     assert np.abs(expected).max() > 0.02
     np.testing.assert_allclose(moved, expected, rtol=0.03, atol=5e-4)
-    np.testing.assert_allclose(step.posterior[1], step.model[1], rtol=1e-6)
+    np.testing.assert_allclose(step.posterior.variance, step.model.variance, rtol=1e-5)
 
 
 def test_guided_is_exact_for_the_exponential_of_a_sum():
     """log h_t of standard normal data is sqrt(alpha_bar_t) s . x_t, and a constant."""
     s, schedule = np.array([1.0, -0.5]), schedules.geometric(100, beta_1=1e-4)
-    reverse = posterior.condition(
-        gaussian, schedule, standard_model(schedule), lambda x: x @ jnp.asarray(s, jnp.float32), "guided"
-    )
-    mean, covariance = normal_law(reverse, 100, 2)
+    model = guidance.condition(standard_model(schedule), lambda x: x @ jnp.asarray(s, jnp.float32), "guided")
+    mean, covariance = normal_law(model, 2)
     np.testing.assert_allclose(mean, s, atol=0.1)  # the gradient is that of x_t, one step late
     np.testing.assert_allclose(covariance, np.eye(2), atol=0.01)
 
 
 @pytest.mark.parametrize("r", [PARTIAL, lambda x: -(x**2).sum(-1)], ids=["law", "function"])
 def test_guided_is_finite_where_x_0_is_certain(r):
-    """Steps as narrow as the posterior, or narrower: Var[x_0 | x_t] is zero, and its root has no gradient."""
-    model = lambda x, t: Normal(0.9 * x, jnp.full_like(x, 1e-9) * (1 + x**2))  # noqa: E731
+    """Var[x_0 | x_t] is zero, and its root has no gradient."""
+    model = Model(PROCESS, lambda x, t: Normal(0.9 * x, 0.0 * x))
     x, t = jax.random.normal(KEY, (3, 3)), jnp.array([1, 40, T])
-    step = jax.jit(posterior.guide(gaussian, SCHEDULE, model, r, "guided"))(x, t)
+    step = jax.jit(guidance.guide(model, r, "guided"))(x, t)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(step))
 
 
@@ -421,9 +423,9 @@ def test_the_last_step_is_the_product_whatever_comes_before():
 
     @jax.jit
     def steps(x, t):
-        return [posterior.guide(gaussian, SCHEDULE, diagonal_model, PARTIAL, how)(x, t).posterior for how in hows]
+        return [guidance.guide(diagonal_model, PARTIAL, how)(x, t).posterior for how in hows]
 
-    product = gaussian.product(diagonal_model(x, t), PARTIAL)
+    product = diagonal_model.reverse(x, t).product(PARTIAL)[0]
     for step in steps(x, t):
         for a, b in ((step.mean, product.mean), (step.variance, product.variance)):
             np.testing.assert_allclose(a[:2], b[:2], rtol=1e-5, atol=1e-6)
@@ -432,20 +434,16 @@ def test_the_last_step_is_the_product_whatever_comes_before():
 
 def test_log_likelihood_of_each_kind():
     x, y = jnp.array([[0.5, -1.0, 2.0]] * 2), np.array([0.3, 0.1])
-    linear = posterior.Linear(
-        lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray([y] * 2, jnp.float32), 0.3
-    )
+    linear = guidance.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray([y] * 2, jnp.float32), 0.3)
     expected = scipy.stats.norm.logpdf(y, OPERATOR @ np.array([0.5, -1.0, 2.0]), np.sqrt(0.3)).sum()
-    np.testing.assert_allclose(posterior.log_likelihood(gaussian, linear, x), [expected] * 2, rtol=1e-5)
+    np.testing.assert_allclose(guidance.log_likelihood(linear, x), [expected] * 2, rtol=1e-5)
     law = Normal(jnp.array([[0.0, NAN, 1.0]]), jnp.array([[0.5, INF, 2.0]]))
     expected = scipy.stats.norm.logpdf([0.0, 1.0], [0.5, 2.0], np.sqrt([0.5, 2.0])).sum()
-    np.testing.assert_allclose(posterior.log_likelihood(gaussian, law, x), [expected] * 2, rtol=1e-5)
-    np.testing.assert_array_equal(posterior.log_likelihood(gaussian, lambda x: x[:, 0], x), x[:, 0])
+    np.testing.assert_allclose(guidance.log_likelihood(law, x), [expected] * 2, rtol=1e-5)
+    np.testing.assert_array_equal(guidance.log_likelihood(lambda x: x[:, 0], x), x[:, 0])
     r = Bernoulli(jnp.array([[1.0, -2.0, 0.0]]))
     expected = np.log(expit(1.0)) + np.log(expit(2.0))
-    np.testing.assert_allclose(
-        posterior.log_likelihood(binomial, r, jnp.array([[1.0, 0.0, 1.0]])), [expected], rtol=1e-5
-    )
+    np.testing.assert_allclose(guidance.log_likelihood(r, jnp.array([[1.0, 0.0, 1.0]])), [expected], rtol=1e-5)
 
 
 # --- What is refused ---
@@ -453,37 +451,37 @@ def test_log_likelihood_of_each_kind():
 
 @pytest.mark.parametrize("how", TAKES)
 @pytest.mark.parametrize("kind", EVIDENCE)
-@pytest.mark.parametrize("make", [posterior.condition, posterior.guide])
+@pytest.mark.parametrize("make", [guidance.condition, guidance.guide])
 def test_wrong_combinations_are_refused(how, kind, make):
     if kind in TAKES[how]:
-        if make is posterior.condition or how != "renoised":
-            make(gaussian, SCHEDULE, full_model, EVIDENCE[kind], how)
+        if make is guidance.condition or how != "renoised":
+            make(full_model, EVIDENCE[kind], how)
             return
         words = "no weights"
     else:
         words = f"'{how}' takes evidence that is a .*, got a {kind}"
     with pytest.raises(ValueError, match=words) as error:
-        make(gaussian, SCHEDULE, full_model, EVIDENCE[kind], how)
+        make(full_model, EVIDENCE[kind], how)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["iterations", "points"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}: must be at least 1, got 0"):
-        posterior.condition(gaussian, SCHEDULE, full_model, PARTIAL, "guided", **{name: 0})
+        guidance.condition(full_model, PARTIAL, "guided", **{name: 0})
 
 
 def test_other_names_are_refused():
     with pytest.raises(ValueError, match=r"must be one of constant, .*, got 'exact'"):
-        posterior.condition(gaussian, SCHEDULE, full_model, PARTIAL, "exact")
+        guidance.condition(full_model, PARTIAL, "exact")
 
 
 @pytest.mark.parametrize(
     "r", [Bernoulli(jnp.zeros((1, 5))), PARTIAL, EVIDENCE["Linear"]], ids=["bits", "law", "Linear"]
 )
-def test_matched_is_for_the_gaussian_kernel(r):
-    with pytest.raises(ValueError, match="'matched' is for the Gaussian kernel"):
-        posterior.condition(binomial, BITS, independent_bits(RATES), r, "matched")
+def test_matched_is_for_the_gaussian_process(r):
+    with pytest.raises(ValueError, match="'matched' is for the Gaussian process"):
+        guidance.condition(independent_bits(RATES), r, "matched")
 
 
 # --- One sampler, and all that JAX does to functions ---
@@ -491,8 +489,8 @@ def test_matched_is_for_the_gaussian_kernel(r):
 
 def test_the_same_sampler_draws_them():
     n = 10_000
-    reverse = posterior.condition(gaussian, SCHEDULE, diagonal_model, PARTIAL, "matched", iterations=2)
-    x = jax.jit(lambda key: sampling.ancestral(key, gaussian, reverse, n, (3,), T))(KEY)
+    model = guidance.condition(diagonal_model, PARTIAL, "matched", iterations=2)
+    x = jax.jit(lambda key: sampling.sample(key, model, n, (3,)))(KEY)
     assert x.shape == (n, 3)
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(x[:, 1], 0.9, atol=1e-3)
@@ -506,10 +504,9 @@ def test_the_same_sampler_draws_them():
 def test_the_same_sampler_draws_bits():
     n = 20_000
     logits = np.array([INF, -1.5, 0.0, 2.0, -INF])
-    reverse = posterior.condition(
-        binomial, BITS, independent_bits(RATES), Bernoulli(jnp.asarray(logits, jnp.float32)[None]), "denoised"
-    )
-    x = np.asarray(jax.jit(lambda key: sampling.ancestral(key, binomial, reverse, n, (5,), 20))(KEY))
+    r = Bernoulli(jnp.asarray(logits, jnp.float32)[None])
+    model = guidance.condition(independent_bits(RATES), r, "denoised")
+    x = np.asarray(jax.jit(lambda key: sampling.sample(key, model, n, (5,)))(KEY))
     assert x.dtype == np.float32
     np.testing.assert_array_equal(x[:, [0, 4]], [[1, 0]] * n)
     rate = expit(np.log(RATES / (1 - RATES)) + logits)
@@ -523,8 +520,7 @@ def test_one_trace_serves_all_evidence_and_a_map_over_it():
     def draw(y, variance, key):
         traces.append(1)
         r = Normal(y, variance)
-        reverse = posterior.condition(gaussian, schedule, standard_model(schedule), r, "denoised")
-        return sampling.ancestral(key, gaussian, reverse, 8, (3,), 10)
+        return sampling.sample(key, guidance.condition(standard_model(schedule), r, "denoised"), 8, (3,))
 
     jitted = jax.jit(draw)
     y = jnp.asarray([[[0.3, 1.0, NAN]], [[NAN, -1.0, 2.0]]])
@@ -543,8 +539,8 @@ def test_samples_are_differentiable_in_what_was_observed(how):
 
     def value(y):
         r = Normal(y[None], jnp.array([[0.5, 0.1, INF]]))
-        reverse = posterior.condition(gaussian, schedule, standard_model(schedule), r, how, iterations=2)
-        return sampling.ancestral(KEY, gaussian, reverse, 16, (3,), 6).mean(0) @ jnp.array([1.0, 2.0, 3.0])
+        model = guidance.condition(standard_model(schedule), r, how, iterations=2)
+        return sampling.sample(KEY, model, 16, (3,)).mean(0) @ jnp.array([1.0, 2.0, 3.0])
 
     y = jnp.array([0.4, -0.7, 0.0])
     value, gradient = jax.jit(value), jax.jit(jax.grad(value))(y)
@@ -558,22 +554,19 @@ def test_samples_are_differentiable_in_what_was_observed(how):
 
 @pytest.mark.parametrize("how", ["renoised", "guided", "matched"])
 def test_images_are_conditioned_as_vectors_are(how):
-    schedule = schedules.geometric(12)
+    process = Gaussian(schedules.geometric(12))
     y, variance = jnp.asarray([0.3, NAN, 1.0, -0.5]), jnp.asarray([0.0, INF, 0.2, 0.2])
 
-    def model(x, t):
+    def network(x, t):
         """Of correlated pixels."""
-        flat = x.reshape(len(x), 4)
-        f = -0.3 * schedule.alpha_bar[t][:, None] * jnp.tanh(flat[:, ::-1])
-        outputs = jnp.concatenate([f, -0.1 * jnp.ones((len(x), 4))], -1)
-        p = predictions.normal_reverse(schedule, flat, t, outputs)
-        return Normal(p.mean.reshape(x.shape), p.variance.reshape(x.shape))
+        f = -0.3 * process.schedule.alpha_bar[t][:, None] * jnp.tanh(x.reshape(len(x), 4)[:, ::-1])
+        return jnp.concatenate([f.reshape(x.shape), jnp.full(x.shape, -0.1)], -1)
 
     laws = []
     for shape in ((4,), (2, 2, 1)):
         r = Normal(y.reshape(1, *shape), variance.reshape(1, *shape))
         x, t = jax.random.normal(KEY, (3, 4)).reshape(3, *shape), jnp.array([1, 6, 12])
-        laws.append(jax.jit(posterior.condition(gaussian, schedule, model, r, how))(x, t))
+        laws.append(jax.jit(guidance.condition(predictions.gaussian(process, network), r, how).reverse)(x, t))
     for a, b in zip(*map(jax.tree.leaves, laws), strict=True):
         assert b.shape == (3, 2, 2, 1)
         np.testing.assert_allclose(b.reshape(3, 4), a, rtol=1e-4, atol=1e-5)
@@ -587,7 +580,7 @@ def test_few_and_many_steps(num_timesteps):
 
     @jax.jit
     def laws(x, t):
-        return [posterior.condition(gaussian, schedule, standard_model(schedule), r, how)(x, t) for how in TAKES]
+        return [guidance.condition(standard_model(schedule), r, how).reverse(x, t) for how in TAKES]
 
     for how, p in zip(TAKES, laws(x, t), strict=True):
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(p)), how
@@ -600,14 +593,14 @@ def test_guided_chains_on_a_curve_do_not_run_away():
     schedule = schedules.geometric(60, beta_1=1e-5)
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     points = jnp.asarray(np.stack([np.cos(angle), 0.3 * np.sin(angle)], axis=1), jnp.float32)
-    reverse = gaussian.forward_edge(schedule, optimal.finite_points(schedule, points, jnp.full(60, -np.log(60.0))))
-    r = gaussian.known(jnp.array([[0.5, 0.0]]), jnp.array([True, False]))
-    chain = posterior.condition(gaussian, schedule, reverse, r, "guided")
-    x = jax.jit(lambda key: sampling.ancestral(key, gaussian, chain, 500, (2,), 60))(jax.random.key(0))
+    model = forward_edge(optimal.finite_points(Gaussian(schedule), points, jnp.full(60, -np.log(60.0))))
+    r = Normal.known(jnp.array([[0.5, 0.0]]), jnp.array([True, False]))
+    chain = guidance.condition(model, r, "guided")
+    x = jax.jit(lambda key: sampling.sample(key, chain, 500, (2,)))(jax.random.key(0))
     assert (np.abs(np.asarray(x)) < 3).all()
 
 
 def test_linear_evidence_is_refused_by_multiply():
-    r = posterior.Linear(lambda x: x, jnp.zeros((1, 2)), 1.0)
+    r = guidance.Linear(lambda x: x, jnp.zeros((1, 2)), 1.0)
     with pytest.raises(ValueError, match="Linear"):
-        posterior.multiply(lambda x, t: x, r)
+        guidance.multiply(full_model, r)

@@ -5,6 +5,8 @@ The estimate of Z and Z times a weighted mean are unbiased for any number of par
 particles, each with its own noise, are averaged, and their scatter gives the error bars.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,7 @@ import pytest
 import scipy.stats
 from scipy.special import expit
 
-from dpm_jax import binomial, gaussian, optimal, particles, posterior, predictions, schedules
-from dpm_jax.binomial import Bernoulli
-from dpm_jax.gaussian import Normal
+from dpm_jax import Bernoulli, Binomial, Gaussian, Normal, forward_edge, guidance, optimal, predictions, schedules, smc
 from tests.chains import STRINGS, bits_law, conditioned, normal_chain, normal_law, string_law
 
 KEY = jax.random.key(0)
@@ -26,14 +26,14 @@ GROUPS, PARTICLES = 240, 24
 
 
 def standard_model(schedule):
-    """The reverse function of standard normal data: zero outputs."""
-    return lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
+    """The model of standard normal data: zero outputs."""
+    return predictions.gaussian(Gaussian(schedule), lambda x, t: jnp.zeros((*x.shape[:-1], 2 * x.shape[-1])))
 
 
-def repeated(values, num_groups=GROUPS, num_particles=PARTICLES):
-    """Group i has evidence i modulo how many there are, its particles next to one another."""
+def tiled(values):
+    """Posterior i has evidence i modulo how many there are."""
     values = jnp.asarray(values, jnp.float32)
-    return jnp.repeat(jnp.tile(values, (num_groups // len(values), 1)), num_particles, axis=0)
+    return jnp.tile(values, (GROUPS // len(values), 1))
 
 
 def check_unbiased(result, values, log_z, expected):
@@ -86,17 +86,11 @@ def check_form(result, shape, num_groups=GROUPS, num_particles=PARTICLES, num_ti
 
 
 def groups_of(result, i, num):
-    return particles.Particles(*(leaf[i::num] for leaf in result[:4]), *(leaf[:, i::num] for leaf in result[4:]))
+    return smc.Particles(*(leaf[i::num] for leaf in result[:4]), *(leaf[:, i::num] for leaf in result[4:]))
 
 
-def run(model, r, how, *, num_timesteps=T, schedule=SCHEDULE, kernel=gaussian, shape=(2,), **options):
-    guide = posterior.guide(kernel, schedule, model, r, how)
-
-    @jax.jit
-    def sample(key):
-        return particles.sample(key, kernel, guide, r, GROUPS, PARTICLES, shape, num_timesteps, **options)
-
-    return sample(KEY)
+def run(model, r, how, **options):
+    return jax.jit(lambda key: smc.sample(key, model, r, how, PARTICLES, num_posteriors=GROUPS, **options))(KEY)
 
 
 # --- Normal posteriors ---
@@ -111,10 +105,10 @@ def test_several_posteriors_each_with_its_own_evidence(model, how):
     """One coordinate known, both seen through noise, one hidden: all at once, each as if alone."""
     y = np.array([[0.9, NAN], [0.5, -0.7], [NAN, -0.9]])
     variance = np.array([[0.0, INF], [0.3, 0.5], [INF, 0.1]])
-    r = Normal(repeated(y), repeated(variance))
+    r = Normal(tiled(y), tiled(variance))
     result = run(model, r, how)
     check_form(result, (2,))
-    law = normal_law(model, T, 2)
+    law = normal_law(model, 2)
     for i in range(3):
         seen = np.isfinite(variance[i])
         exact, log_z = conditioned(law, np.eye(2)[seen], y[i, seen], variance[i, seen])
@@ -127,10 +121,10 @@ def test_several_posteriors_each_with_its_own_evidence(model, how):
 
 def test_guides_that_are_exact_leave_nothing_to_weigh():
     """Full covariances of normal data: all particles weigh the same, but for the edge."""
-    r = Normal(repeated([[0.9, NAN]]), repeated([[0.2, INF]]))
+    r = Normal(jnp.array([[0.9, NAN]]), jnp.array([[0.2, INF]]))
     result = run(full_model, r, "denoised")
     assert float(result.effective_size.mean()) > 0.9 * PARTICLES
-    exact, log_z = conditioned(normal_law(full_model, T, 2), np.eye(2)[:1], np.array([0.9]), np.array([0.2]))
+    exact, log_z = conditioned(normal_law(full_model, 2), np.eye(2)[:1], np.array([0.9]), np.array([0.2]))
     check_normal(result, exact, log_z)
 
 
@@ -138,25 +132,25 @@ def test_never_resampled():
     r = Normal(jnp.array([[0.4, -0.1]]), jnp.array([[0.8, 0.9]]))
     result = run(diagonal_model, r, "denoised", threshold=0.0)
     check_form(result, (2,))
-    exact, log_z = conditioned(normal_law(diagonal_model, T, 2), np.eye(2), np.array([0.4, -0.1]), np.array([0.8, 0.9]))
+    exact, log_z = conditioned(normal_law(diagonal_model, 2), np.eye(2), np.array([0.4, -0.1]), np.array([0.8, 0.9]))
     check_normal(result, exact, log_z)
 
 
 def test_linear_evidence():
     operator = np.array([[0.5, -1.0]])
     linear = jnp.asarray(operator.T, jnp.float32)
-    r = posterior.Linear(lambda x: x @ linear, jnp.array([[0.8]]), 0.2)
-    result = run(diagonal_model, r, "matched")
+    r = guidance.Linear(lambda x: x @ linear, jnp.full((GROUPS, 1), 0.8), 0.2)
+    result = run(diagonal_model, r, "matched", shape=(2,))
     check_form(result, (2,))
-    exact, log_z = conditioned(normal_law(diagonal_model, T, 2), operator, np.array([0.8]), np.array([0.2]))
+    exact, log_z = conditioned(normal_law(diagonal_model, 2), operator, np.array([0.8]), np.array([0.2]))
     check_normal(result, exact, log_z)
 
 
 def test_a_half_plane():
     """log r = log sigmoid, against sums over a grid."""
-    result = run(diagonal_model, lambda x: jax.nn.log_sigmoid(4 * (x[:, 1] - x[:, 0])), "guided")
+    result = run(diagonal_model, lambda x: jax.nn.log_sigmoid(4 * (x[:, 1] - x[:, 0])), "guided", shape=(2,))
     check_form(result, (2,))
-    mean, covariance = normal_law(diagonal_model, T, 2)
+    mean, covariance = normal_law(diagonal_model, 2)
     axis = np.linspace(-6, 6, 401)
     x = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2) + mean
     density = np.exp(-0.5 * np.einsum("ni,ij,nj->n", x - mean, np.linalg.inv(covariance), x - mean))
@@ -165,12 +159,12 @@ def test_a_half_plane():
 
 
 def test_a_single_step():
-    schedule = schedules.geometric(1, beta_1=0.3)
-    model = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.full((len(x), 2), 0.3))  # noqa: E731
+    process = Gaussian(schedules.geometric(1, beta_1=0.3))
+    model = predictions.gaussian(process, lambda x, t: jnp.full((len(x), 2), 0.3))
     r = Normal(jnp.array([[0.8]]), jnp.array([[0.4]]))
-    result = run(model, r, "denoised", schedule=schedule, num_timesteps=1, shape=(1,))
+    result = run(model, r, "denoised")
     check_form(result, (1,), num_timesteps=1)
-    exact, log_z = conditioned(normal_law(model, 1, 1), np.eye(1), np.array([0.8]), np.array([0.4]))
+    exact, log_z = conditioned(normal_law(model, 1), np.eye(1), np.array([0.8]), np.array([0.4]))
     check_normal(result, exact, log_z)
 
 
@@ -212,19 +206,31 @@ def test_weights_of_infinite_variance_are_doubtful(how):
 
 def repeats(how, noise, threshold, kind="law"):
     """Return runs of 200 particles each, and the exact log Z."""
-    T, y, variance = 20, np.array([0.4, -0.1]), np.array([noise, noise])
-    schedule = schedules.geometric(T, beta_1=1e-3)
+    y = np.array([0.4, -0.1])
+    sample, law = repeater(how, kind)
+    return sample(jnp.float32(noise), jnp.float32(threshold)), conditioned(law, np.eye(2), y, np.full(2, noise))[1]
+
+
+@functools.cache
+def repeater(how, kind):
+    """The program of a way, and the law of x_0 of its model."""
+    schedule = schedules.geometric(20, beta_1=1e-3)
     model = normal_chain(schedule, np.array([0.3, -0.2]), np.array([[1.2, 0.6], [0.6, 0.7]]))[1]
-    r = Normal(jnp.asarray(y[None], jnp.float32), jnp.asarray(variance[None], jnp.float32))
-    given = r if kind == "law" else lambda x: posterior.log_likelihood(gaussian, r, x)
-    guide = posterior.guide(gaussian, schedule, model, given, how, points=32)
-    sample = jax.jit(lambda key: particles.sample(key, gaussian, guide, given, 300, 200, (2,), T, threshold=threshold))
-    return sample(KEY), conditioned(normal_law(model, T, 2), np.eye(2), y, variance)[1]
+    settings = {"points": 32} if how == "guided" else {}
+
+    @jax.jit
+    def sample(noise, threshold):
+        r = Normal(jnp.array([[0.4, -0.1]]), noise)
+        given, shape = (r, None) if kind == "law" else (lambda x: guidance.log_likelihood(r, x), (2,))
+        options = {"shape": shape, "num_posteriors": 300, "threshold": threshold}
+        return smc.sample(KEY, model, given, how, 200, **options, **settings)
+
+    return sample, normal_law(model, 2)
 
 
 # --- Bits ---
 
-BITS = schedules.erase(20, beta_1=0.02)
+BITS = Binomial(schedules.erase(20, beta_1=0.02))
 POINTS = np.array([3, 12, 21, 30])
 best_bits = optimal.finite_bits(
     BITS, jnp.asarray(STRINGS[POINTS], jnp.float32), jnp.log(jnp.array([0.4, 0.1, 0.3, 0.2], jnp.float32))
@@ -235,10 +241,9 @@ best_bits = optimal.finite_bits(
 def test_strings_of_bits_by_enumeration(how):
     """Of the model, which is not quite its data: from the matrices of all its steps, and two kinds of evidence."""
     logits = np.array([[1.0, 0.0, -2.0, 0.5, 0.0], [0.0, INF, 0.0, 0.0, -1.0]])
-    r = Bernoulli(repeated(logits))
-    result = run(best_bits, r, how, schedule=BITS, num_timesteps=20, kernel=binomial, shape=(5,))
+    result = run(best_bits, Bernoulli(tiled(logits)), how)
     check_form(result, (5,), num_timesteps=20)
-    model = bits_law(best_bits, 20)
+    model = bits_law(best_bits)
     assert 0.5 < model[POINTS].sum() < 0.999
     for i in range(2):
         # Probabilities of what was observed; 1 where nothing was.
@@ -249,8 +254,8 @@ def test_strings_of_bits_by_enumeration(how):
 def test_strings_of_bits_given_a_function():
     """An odd number of ones: no evidence about each bit by itself."""
     log_r = lambda x: 0.7 * jnp.cos(jnp.pi * (x.sum(-1) - 1))  # noqa: E731
-    result = run(best_bits, log_r, "annealed", schedule=BITS, num_timesteps=20, kernel=binomial, shape=(5,))
-    joint = bits_law(best_bits, 20) * np.exp(0.7 * np.cos(np.pi * (STRINGS.sum(1) - 1)))
+    result = run(best_bits, log_r, "annealed", shape=(5,))
+    joint = bits_law(best_bits) * np.exp(0.7 * np.cos(np.pi * (STRINGS.sum(1) - 1)))
     check_strings(result, joint)
 
 
@@ -259,18 +264,18 @@ def test_strings_of_bits_given_a_function():
 
 def test_one_particle_with_all_the_weight_is_all_that_is_drawn():
     log_weights = jnp.where(jnp.arange(6) == 4, 0.0, -INF)[None] + 300.0
-    np.testing.assert_array_equal(particles._resample(KEY, log_weights, 9), 4)
-    np.testing.assert_allclose(particles._effective_size(log_weights), 1, rtol=1e-5)
-    np.testing.assert_allclose(particles._effective_size(jnp.full((1, 7), -500.0)), 7, rtol=1e-4)
+    np.testing.assert_array_equal(smc._resample(KEY, log_weights, 9), 4)
+    np.testing.assert_allclose(smc._effective_size(log_weights), 1, rtol=1e-5)
+    np.testing.assert_allclose(smc._effective_size(jnp.full((1, 7), -500.0)), 7, rtol=1e-4)
 
 
 def test_draws_are_in_proportion_and_in_random_order():
     weights = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]])
     x = jnp.arange(6.0).reshape(2, 3, 1)
     log_weights, told = jnp.log(jnp.asarray(weights, jnp.float32)), jnp.zeros((2, 2))
-    result = particles.Particles(x, log_weights, jnp.zeros(2), jnp.zeros(2), told, told, told)
+    result = smc.Particles(x, log_weights, jnp.zeros(2), jnp.zeros(2), told, told, told)
     n = 4000
-    drawn = jax.jit(jax.vmap(lambda key: particles.draw(key, result, 10)))(jax.random.split(KEY, n))
+    drawn = jax.jit(jax.vmap(lambda key: smc.draw(key, result, 10)))(jax.random.split(KEY, n))
     assert drawn.shape == (n, 2, 10, 1)
     assert drawn.dtype == jnp.float32
     # Each place by itself is a draw: the first as the last.
@@ -287,15 +292,12 @@ def test_draws_are_in_proportion_and_in_random_order():
 
 
 def test_one_trace_serves_all_keys_and_evidence_and_a_map_over_them():
-    schedule = schedules.geometric(4)
-    model = lambda x, t: predictions.normal_reverse(schedule, x, t, jnp.zeros((len(x), 4)))  # noqa: E731
     traces = []
 
     def sample(key, y):
         traces.append(1)
         r = Normal(y, jnp.array([[0.3, INF]]))
-        guide = posterior.guide(gaussian, schedule, model, r, "denoised")
-        return particles.sample(key, gaussian, guide, r, 1, 16, (2,), 4)
+        return smc.sample(key, standard_model(schedules.geometric(4)), r, "denoised", 16)
 
     keys, y = jax.random.split(KEY, 3), jnp.array([[[0.5, NAN]], [[-0.5, NAN]], [[2.0, NAN]]])
     jitted = jax.jit(sample)
@@ -314,12 +316,9 @@ def test_sharp_linear_evidence_does_not_kill_the_particles():
     operator = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]])
     y = np.array([0.7, -0.4])
     schedule = schedules.geometric(T, beta_1=1e-4)
-    reverse = gaussian.forward_edge(
-        schedule, optimal.normal(schedule, jnp.zeros(3), jnp.asarray(covariance, jnp.float32))
-    )
-    r = posterior.Linear(lambda x: x @ jnp.asarray(operator.T, jnp.float32), jnp.asarray(y[None], jnp.float32), noise)
-    guide = posterior.guide(gaussian, schedule, reverse, r, "matched")
-    found = jax.jit(lambda key: particles.sample(key, gaussian, guide, r, 1, 1000, (3,), T))(jax.random.key(0))
+    model = forward_edge(optimal.normal(Gaussian(schedule), jnp.zeros(3), jnp.asarray(covariance, jnp.float32)))
+    r = guidance.Linear(lambda x: x @ jnp.asarray(operator.T, jnp.float32), jnp.asarray(y[None], jnp.float32), noise)
+    found = jax.jit(lambda key: smc.sample(key, model, r, "matched", 1000, shape=(3,)))(jax.random.key(0))
     total = operator @ covariance @ operator.T + noise * np.eye(2)
     log_z = -0.5 * (y @ np.linalg.solve(total, y) + np.linalg.slogdet(2 * np.pi * total)[1])
     assert float(found.effective_size.min()) > 100
@@ -327,47 +326,125 @@ def test_sharp_linear_evidence_does_not_kill_the_particles():
 
 
 def test_particles_that_are_all_lost_say_so():
-    schedule = schedules.geometric(5, beta_1=1e-2)
+    model = standard_model(schedules.geometric(5, beta_1=1e-2))
+
+    @jax.jit
+    def sample(bad):
+        return smc.sample(KEY, model, lambda x: 0.0 * x.sum(-1) + bad, "constant", 8, shape=(2,), num_posteriors=2)
+
     for bad in (jnp.nan, -jnp.inf):
-        r = lambda x, bad=bad: 0.0 * x.sum(-1) + bad  # noqa: E731
-        guide = posterior.guide(gaussian, schedule, standard_model(schedule), r, "constant")
-        found = jax.jit(lambda key, guide=guide, r=r: particles.sample(key, gaussian, guide, r, 2, 8, (2,), 5))(KEY)
+        found = sample(bad)
         assert (np.asarray(found.log_evidence) == -np.inf).all()
         assert (np.asarray(found.effective_size)[0] == 0).all()
         assert (np.asarray(found.log_weights) == -np.inf).all()
         assert np.isnan(found.stderr).all()
 
 
-@pytest.mark.parametrize("twist", [np.nan, INF, -2e7, 2e7])
-def test_one_lost_particle_does_not_spoil_the_others_and_is_counted(twist):
+def test_one_lost_particle_does_not_spoil_the_others_and_is_counted(monkeypatch):
     """A difference of numbers above 1e7 says nothing, of whatever sign they are."""
-    schedule = schedules.geometric(20, beta_1=1e-2)
-    r = Normal(jnp.array([[0.3, 0.0]]), jnp.array([[0.5, jnp.inf]]))
+    model = standard_model(schedules.geometric(20, beta_1=1e-2))
+    r, make = Normal(jnp.array([[0.3, 0.0]]), jnp.array([[0.5, jnp.inf]])), guidance.guide
 
     @jax.jit
     def sample(twist):
-        guide = posterior.guide(gaussian, schedule, standard_model(schedule), r, "denoised")
+        def broken(*arguments, **settings):
+            guide = make(*arguments, **settings)
 
-        def broken(x_t, t):
-            step = guide(x_t, t)
-            lost = jnp.where(t[0] == 10, twist, step.log_twist[3])
-            return step._replace(log_twist=step.log_twist.at[3].set(lost))
+            def step_of(x_t, t):
+                step = guide(x_t, t)
+                lost = jnp.where(t[0] == 10, twist, step.log_twist[3])
+                return step._replace(log_twist=step.log_twist.at[3].set(lost))
 
-        return particles.sample(jax.random.key(0), gaussian, broken, r, 1, 500, (2,), 20)
+            return step_of
 
-    found = sample(twist)
+        monkeypatch.setattr(guidance, "guide", broken)
+        return smc.sample(jax.random.key(0), model, r, "denoised", 500)
+
     exact = -0.5 * (0.3**2 / 1.5 + np.log(2 * np.pi * 1.5))
-    assert abs(float(found.log_evidence[0]) - exact) < 0.02
-    np.testing.assert_array_equal(found.lost[:, 0], np.arange(21) == 10)
+    for twist in (np.nan, INF, -2e7, 2e7):
+        found = sample(twist)
+        assert abs(float(found.log_evidence[0]) - exact) < 0.02
+        np.testing.assert_array_equal(found.lost[:, 0], np.arange(21) == 10)
 
 
-def test_weights_of_0_are_not_lost():
+def test_weights_of_0_are_not_lost(monkeypatch):
     """r = 0 beyond a line: in the mean, Z is how much of the model is on this side of it."""
-    schedule = schedules.geometric(6, beta_1=1e-2)
-    log_r = lambda x: jnp.where(x[:, 0] > 0.5, 0.0, -jnp.inf)  # noqa: E731
-    model = standard_model(schedule)
-    guide = posterior.guide(gaussian, schedule, model, lambda x: 0.0 * x[:, 0], "constant")
-    found = jax.jit(lambda key: particles.sample(key, gaussian, guide, log_r, 20, 500, (2,), 6))(KEY)
+    model = standard_model(schedules.geometric(6, beta_1=1e-2))
+    log_r, make = lambda x: jnp.where(x[:, 0] > 0.5, 0.0, -jnp.inf), guidance.guide
+    # Guided by nothing: where r is 0 the way "constant" would have no guess of E r but 0.
+    monkeypatch.setattr(guidance, "guide", lambda model, r, how: make(model, lambda x: 0.0 * x[:, 0], how))
+    found = jax.jit(lambda: smc.sample(KEY, model, log_r, "constant", 500, shape=(2,), num_posteriors=20))()
     ratio = np.exp(np.asarray(found.log_evidence, float)) / scipy.stats.norm.sf(0.5)
     assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(20)
     assert (np.asarray(found.lost) == 0).all()
+
+
+# --- Evidence is given once ---
+
+
+Y = np.array([[0.9, -0.2], [0.5, -0.7], [-0.4, -0.9]])
+
+
+def test_posteriors_together_are_posteriors_alone():
+    """In law: the mean and the scatter of Z, and the mean of x, of 80 runs of each."""
+
+    @jax.jit
+    def sample(key, y):
+        return smc.sample(key, diagonal_model, Normal(y, 0.4), "denoised", PARTICLES)
+
+    keys = jax.random.split(KEY, 4)
+    together = sample(keys[0], tiled(Y))
+    for i, y in enumerate(Y):
+        # GROUPS of the same evidence, of which 80 are as good as any: the program is the same.
+        alone, among = sample(keys[1 + i], tiled(y[None])), groups_of(together, i, 3)
+        z, weighed = [], []
+        for found in (alone, among):
+            ratio = np.exp(np.asarray(found.log_evidence, float) - np.asarray(alone.log_evidence, float).mean())
+            mean = (np.exp(np.asarray(found.log_weights, float))[..., None] * np.asarray(found.x)).sum(1)
+            z.append(ratio)
+            weighed.append(np.concatenate([ratio[:, None], ratio[:, None] * mean], axis=1))
+        stderr = np.sqrt(sum(values.var(0) / len(values) for values in weighed))
+        assert (np.abs(weighed[0].mean(0) - weighed[1].mean(0)) < 4.5 * stderr).all()
+        assert 0.6 < z[1].std() / z[0].std() < 1.6
+        # Each has its noise: no two of the posteriors find the same Z.
+        assert len(np.unique(np.asarray(among.log_evidence))) == 80
+
+
+def test_a_function_may_know_its_posterior():
+    """Evidence of three posteriors as a function of x [B, ...], given once, and as the law that it stands for."""
+    y, law = tiled(Y), normal_law(diagonal_model, 2)
+    seen = Normal(y, 2.0)
+    result = run(diagonal_model, lambda x: guidance.log_likelihood(seen, x), "guided", shape=(2,), points=32)
+    check_form(result, (2,))
+    for i in range(3):
+        check_normal(groups_of(result, i, 3), *conditioned(law, np.eye(2), Y[i], np.full(2, 2.0)))
+
+
+def test_linear_evidence_of_several_posteriors():
+    """y and its noise are those of each posterior; A is one for all, or knows whose x it is given."""
+    operators = np.array([[0.5, -1.0], [1.0, 0.3], [0.2, 0.8]])
+    matrix, y, noise = tiled(operators), tiled(Y[:, :1]), np.array([[0.4], [0.2], [0.6]])
+    r = guidance.Linear(lambda x: (x * matrix).sum(-1, keepdims=True), y, tiled(noise))
+    result = run(diagonal_model, r, "matched", shape=(2,))
+    for i in range(3):
+        exact = conditioned(normal_law(diagonal_model, 2), operators[i][None], Y[i, :1], noise[i])
+        check_normal(groups_of(result, i, 3), *exact)
+
+
+def test_a_size_that_is_not_that_of_the_evidence_is_refused():
+    three = Normal(jnp.zeros((3, 2)), 1.0)
+    linear = guidance.Linear(lambda x: x[:, :1], jnp.zeros((3, 1)), 0.1)
+    sample = lambda r, how, **sizes: smc.sample(KEY, diagonal_model, r, how, 4, **sizes)  # noqa: E731
+    for r, how, shape in ((three, "denoised", None), (linear, "matched", (2,))):
+        with pytest.raises(ValueError, match="num_posteriors: the evidence is about 3, got 4"):
+            sample(r, how, shape=shape, num_posteriors=4)
+    with pytest.raises(ValueError, match=r"shape: the evidence is about examples of shape \(2,\), got \(3,\)"):
+        sample(three, "denoised", shape=(3,))
+    for r, how in ((linear, "matched"), (lambda x: x[:, 0], "guided")):
+        with pytest.raises(ValueError, match="shape: of an example, must be given"):
+            sample(r, how)
+    with pytest.raises(ValueError, match="how: 'renoised' replaces the model's steps, and has no weights"):
+        sample(three, "renoised")
+    for r, sizes, num in ((three, {}, 3), (Normal(jnp.zeros((1, 2)), 1.0), {"num_posteriors": 5}, 5)):
+        found = jax.eval_shape(lambda r=r, sizes=sizes: sample(r, "denoised", **sizes))
+        assert found.x.shape == (num, 4, 2)
