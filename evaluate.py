@@ -18,20 +18,22 @@ import jax
 from absl import flags
 from jax import Array
 
-from dpm_jax import cli, experiment, figures, mesh, plots, storage, workdir
+from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import (
+    figures,
     images,
     likelihood_report,
+    plots,
     report,
     respacing_report,
     restoration_report,
     short_chains,
 )
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.hosts import decided_by_first, together
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, mesh, storage, workdir
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.hosts import decided_by_first, together
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
 _CHECKPOINT = cli.checkpoint_flag()

@@ -20,12 +20,13 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from dpm_jax import cli, cold, experiment, figures, guidance, mesh, plots, sampling, storage, workdir
+from dpm_jax import cold, guidance, sampling
+from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import examples, masks, observations, posterior_samples, scores, short_chains
+from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.hosts import together
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, mesh, storage, workdir
+from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")

@@ -16,13 +16,13 @@ from absl import flags
 from jax import Array
 from matplotlib.figure import Figure
 
-from dpm_jax import cli, experiment, figures, plots, storage, workdir
+from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
-from dpm_jax.evaluation import report, restoration_report
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.hosts import decided_by_first, together
-from dpm_jax.training import cost, loop
+from dpm_jax.evaluation import figures, plots, report, restoration_report
+from dpm_jax.training import cost, experiment, loop, storage, workdir
 from dpm_jax.training import profile as trace
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.hosts import decided_by_first, together
 from dpm_jax.training.metrics import MetricsWriter, read
 from dpm_jax.training.summary import summary
 

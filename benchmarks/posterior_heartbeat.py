@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import Bernoulli, experiment, guidance, sampling, smc, workdir
+from dpm_jax import Bernoulli, guidance, sampling, smc
 from dpm_jax.data import heartbeat
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, workdir
 
 _NUM = 5000
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dpm_jax import experiment, guidance, workdir
+from dpm_jax import guidance
 from dpm_jax.evaluation import observations, posterior_samples, scores
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.observations import Observations
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, workdir
 
 
 def _wiener(train: np.ndarray, seen: Observations) -> np.ndarray:

@@ -24,8 +24,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
 
-from dpm_jax import Model, Normal, experiment, guidance, sampling, smc, workdir
-from dpm_jax.training import loop
+from dpm_jax import Model, Normal, guidance, sampling, smc
+from dpm_jax.training import experiment, loop, workdir
 
 _NUM = 2000
 

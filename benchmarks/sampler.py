@@ -19,8 +19,8 @@ from jax import Array
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn
 from benchmarks.train_step import source_of
-from dpm_jax import experiment, sampling
-from dpm_jax.training import step
+from dpm_jax import sampling
+from dpm_jax.training import experiment, step
 
 # Name of a config, examples at once, T (0: the config's own), repeats.
 CASES = (

@@ -25,9 +25,9 @@ from benchmarks.tables import ROOT, Table, figure
 from benchmarks.timing import in_turn, seconds, settled
 from benchmarks.train_step import ours, source_of
 from configs import dead_leaves, mnist, swiss_roll
-from dpm_jax import experiment, mesh, sampling
-from dpm_jax.experiment import Params
-from dpm_jax.training import step
+from dpm_jax import sampling
+from dpm_jax.training import experiment, mesh, step
+from dpm_jax.training.experiment import Params
 
 TIMESTEPS = (10, 100, 1000, 10_000)
 BATCHES = {"swiss_roll": (16, 64, 256, 1024, 4096), "mnist": (4, 16, 64, 256)}

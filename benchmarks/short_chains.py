@@ -16,10 +16,10 @@ from jax import Array
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn
 from configs import ddpm_mnist
-from dpm_jax import experiment, respacing, sampling
+from dpm_jax import respacing, sampling
 from dpm_jax.evaluation import short_chains
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.training import step
+from dpm_jax.training import experiment, step
+from dpm_jax.training.experiment import Experiment, Params
 
 BATCH = 16
 REPEATS = 3

@@ -25,12 +25,11 @@ from ml_collections import ConfigDict
 
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn, seconds
-from dpm_jax import experiment
 from dpm_jax.data import sources
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source, Stream
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.training import step
+from dpm_jax.training import experiment, step
+from dpm_jax.training.experiment import Experiment, Params
 
 CONFIGS = (
     "swiss_roll",

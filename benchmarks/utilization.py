@@ -21,8 +21,7 @@ from jax import Array
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn, seconds
 from benchmarks.train_step import SECONDS, ours, source_of
-from dpm_jax import experiment
-from dpm_jax.training import cost, step
+from dpm_jax.training import cost, experiment, step
 
 REPEATS = 5
 

@@ -11,7 +11,7 @@ of training, beside other work.
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ yet; 12 minutes of training, 15 in all.
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

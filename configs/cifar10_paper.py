@@ -6,7 +6,7 @@ Command: python train.py --config=configs/cifar10_paper.py --data_dir=FOLDER
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

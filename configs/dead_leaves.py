@@ -8,7 +8,7 @@ Expect, on 2 CPU cores: K = 3.14 +- 0.05 bits/pixel, K - L_null = 5.19, 3.01 bit
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

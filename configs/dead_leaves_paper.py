@@ -7,7 +7,7 @@ Command: python train.py --config=configs/dead_leaves_paper.py
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

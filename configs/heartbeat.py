@@ -10,7 +10,7 @@ Expect, on 2 CPU cores: K = -2.333 +- 0.002 bits/sequence, 11 s of training, 41 
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ Expect, on 2 CPU cores: K = -2.413 +- 0.001 bits/sequence, 6 minutes.
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ Expect, on 2 CPU cores: digits; K = 3.29 +- 0.02 bits/pixel, K - L_null = 5.33, 
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ Expect, on 2 CPU cores: K = 0.68 +- 0.02 bits, 20 s of training, 31 s in all.
 
 from ml_collections import ConfigDict
 
-from dpm_jax import config
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,6 @@ from dpm_jax import (
     distributions,
     entropy,
     guidance,
-    level,
     likelihood,
     objectives,
     optimal,
@@ -27,7 +26,7 @@ from dpm_jax import (
     units,
 )
 from dpm_jax.ddim import ddim
-from dpm_jax.distributions import Bernoulli, FullNormal, Normal
+from dpm_jax.distributions import Bernoulli, FullNormal, Normal, level
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.respacing import respace

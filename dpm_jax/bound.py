@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops, timesteps
+from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
 from dpm_jax.processes import Process
 
 __all__ = [

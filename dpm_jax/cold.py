@@ -28,13 +28,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops, timesteps
+from dpm_jax import timesteps
 from dpm_jax.degradations import Degradation
 from dpm_jax.distributions import Normal
 from dpm_jax.distributions.base import Start
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
+from dpm_jax.numerics.shapes import num_arguments
 from dpm_jax.sampling import Numbered
-from dpm_jax.shapes import num_arguments
 
 __all__ = [
     "Chain",

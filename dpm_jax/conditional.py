@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import guidance, likelihood, loops, smc
+from dpm_jax import guidance, likelihood, smc
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
 
 __all__ = ["Conditional", "log_conditional"]
 

@@ -7,8 +7,8 @@ from jax import Array
 
 from dpm_jax.distributions import Normal
 from dpm_jax.model import Model
+from dpm_jax.numerics.shapes import at
 from dpm_jax.processes import Gaussian
-from dpm_jax.shapes import at
 
 __all__ = ["ddim"]
 

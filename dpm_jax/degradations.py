@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax.shapes import at
+from dpm_jax.numerics.shapes import at
 
 __all__ = ["Degradation", "blur", "fade", "mask", "pixelate"]
 

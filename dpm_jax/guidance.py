@@ -51,13 +51,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops
 from dpm_jax.distributions import Distribution, FullNormal, Normal, where
 from dpm_jax.distributions.base import is_law
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
+from dpm_jax.numerics.shapes import at, num_arguments, sum_event
+from dpm_jax.numerics.small_matrices import diagonal
 from dpm_jax.processes import Gaussian
-from dpm_jax.shapes import at, num_arguments, sum_event
-from dpm_jax.small_matrices import diagonal
 
 __all__ = ["Evidence", "Guide", "How", "Linear", "Step", "check", "condition", "guide", "log_likelihood", "multiply"]
 

@@ -33,8 +33,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
 
 __all__ = ["Sandwich", "effective_sample_size", "enumerate_bits", "log_weights", "lower", "sandwich", "upper"]
 

@@ -25,9 +25,9 @@ from dpm_jax import predictions, timesteps
 from dpm_jax.bound import Edge, edge_log_prob
 from dpm_jax.distributions import FullNormal, Normal
 from dpm_jax.model import Model
+from dpm_jax.numerics.shapes import as_float32, at
 from dpm_jax.processes import Gaussian
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import as_float32, at
 
 __all__ = ["HYBRID_WEIGHT", "hybrid", "sample_mse", "simple"]
 

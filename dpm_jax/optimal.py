@@ -20,8 +20,8 @@ from jax import Array
 
 from dpm_jax.distributions import Bernoulli, FullNormal
 from dpm_jax.model import Model
+from dpm_jax.numerics.shapes import at
 from dpm_jax.processes import Binomial, Gaussian
-from dpm_jax.shapes import at
 
 __all__ = ["finite_bits", "finite_points", "normal"]
 

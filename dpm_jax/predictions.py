@@ -47,10 +47,10 @@ from jax import Array
 
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal
 from dpm_jax.model import Model
+from dpm_jax.numerics.shapes import at, concrete
+from dpm_jax.numerics.small_matrices import matrix
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import at, concrete
-from dpm_jax.small_matrices import matrix
 
 __all__ = [
     "FIXED",

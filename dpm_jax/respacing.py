@@ -29,9 +29,9 @@ from jax import Array
 from dpm_jax import bound
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal
 from dpm_jax.model import Model, forward_edge
+from dpm_jax.numerics.small_matrices import principal_axes
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
-from dpm_jax.small_matrices import principal_axes
 
 __all__ = [
     "Costs",

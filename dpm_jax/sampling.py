@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import loops
 from dpm_jax.distributions import Distribution
 from dpm_jax.distributions.base import Start, is_law
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops
 
 __all__ = ["Numbered", "Trajectory", "sample", "trajectory", "with_jumps"]
 

@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax import guidance, loops, systematic
+from dpm_jax import guidance
 from dpm_jax.distributions.base import is_law
 from dpm_jax.guidance import Evidence, How, Linear, Step
 from dpm_jax.model import Model
+from dpm_jax.numerics import loops, systematic
 
 __all__ = ["Particles", "draw", "sample"]
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.systematic import indices
+from dpm_jax.numerics.systematic import indices
 
 __all__ = [
     "Design",

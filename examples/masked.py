@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax import Schedule
-from dpm_jax.shapes import at
+from dpm_jax.numerics.shapes import at
 
 NUM_TOKENS, MASK = 4, 4
 

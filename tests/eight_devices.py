@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import mesh
-from dpm_jax.training import step
+from dpm_jax.training import mesh, step
 from tests.test_training import small
 
 MESHES = [(data, fsdp) for data in (1, 2, 4, 8) for fsdp in (1, 2, 4, 8) if data * fsdp == 8]

@@ -16,7 +16,6 @@ from dpm_jax import (
     degradations,
     entropy,
     guidance,
-    level,
     likelihood,
     objectives,
     optimal,
@@ -27,6 +26,7 @@ from dpm_jax import (
     smc,
     timesteps,
 )
+from dpm_jax.distributions import level
 
 T, BATCH, DIM = 4, 4, 2
 SHAPE = (BATCH, DIM)

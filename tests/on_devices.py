@@ -12,12 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, mesh
 from dpm_jax.data import sources
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.evaluation import report, samples
-from dpm_jax.training import loop, metrics
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, loop, mesh, metrics
 
 
 def points():

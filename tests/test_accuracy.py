@@ -20,7 +20,7 @@ from dpm_jax import (
     predictions,
     schedules,
 )
-from dpm_jax.small_differences import expm1_minus_x, x_minus_log1p
+from dpm_jax.numerics.small_differences import expm1_minus_x, x_minus_log1p
 
 KEY = jax.random.key(0)
 getcontext().prec = 50

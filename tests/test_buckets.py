@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpm_jax import storage
 from dpm_jax.errors import UserError
-from dpm_jax.training import loop, metrics
+from dpm_jax.training import loop, metrics, storage
 from dpm_jax.training.checkpoints import Checkpoints
 from tests.test_commands import QUICK, refused, run
 from tests.test_training import run_steps_of, same, small

@@ -13,7 +13,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import Bernoulli, Binomial, Gaussian, Model, Normal, cold, degradations, level, sampling, schedules
+from dpm_jax import Bernoulli, Binomial, Gaussian, Model, Normal, cold, degradations, sampling, schedules
+from dpm_jax.distributions import level
 
 KEY = jax.random.key(0)
 SHAPE = (6, 8, 2)
@@ -112,7 +113,9 @@ def test_the_rules_are_their_formulas():
         p = cold.model(degrade, restore, 10, rule=rule).reverse(x_t, t)
         np.testing.assert_allclose(p.mean, expected, atol=1e-6)
         np.testing.assert_array_equal(p.variance, 0)
-    np.testing.assert_array_equal(cold.model(degrade, restore, 10).reverse(x_t, t).mean, p.mean)  # improved, if nothing is said
+    np.testing.assert_array_equal(
+        cold.model(degrade, restore, 10).reverse(x_t, t).mean, p.mean
+    )  # improved, if nothing is said
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,9 @@ def test_a_chain_begins_at_the_law_it_is_told():
     """A step that does nothing: x_T itself, the prior's noise placed by another law; with a batch of one, and none."""
     event_ndim = len(SHAPE)
     starts = [Normal(jnp.full((1, *SHAPE), 0.3), 0.04), Normal(jnp.full(SHAPE, 0.3), 0.04, event_ndim=event_ndim)]
-    prior, *found = jax.jit(lambda: [sampling.sample(KEY, STILL, 40, SHAPE, start=start) for start in (None, *starts)])()
+    prior, *found = jax.jit(
+        lambda: [sampling.sample(KEY, STILL, 40, SHAPE, start=start) for start in (None, *starts)]
+    )()
     for x in found:
         np.testing.assert_allclose(x, 0.3 + 0.2 * prior, atol=1e-6)
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, sampling
+from dpm_jax import sampling
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import restoration_report
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.training import feed, step
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, feed, step
 from tests.test_commands import refused, run
 from tests.test_image_runs import SMALL, make
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpm_jax import workdir as workdir_lib
+from dpm_jax.training import workdir as workdir_lib
 
 ROOT = Path(__file__).parent.parent
 QUICK = [

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, predictions, schedules
+from dpm_jax import predictions, schedules
 from dpm_jax.errors import UserError
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 from dpm_jax.training.summary import summary
 
 SHIPPED = {

@@ -10,10 +10,10 @@ import pytest
 import scipy.integrate
 import scipy.special
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, workdir
 from dpm_jax.data import arrays, heartbeat, sources, standardization, swiss_roll
 from dpm_jax.errors import UserError
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, workdir
 
 KEY = jax.random.key(0)
 

@@ -12,8 +12,6 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.data.sources import Stream
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import __main__ as command
@@ -21,6 +19,8 @@ from dpm_jax.experiments import chart, lanes, record, table
 from dpm_jax.experiments.lanes import Lane
 from dpm_jax.experiments.record import Outcome
 from dpm_jax.experiments.table import Row
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 from dpm_jax.training import step as step_lib
 
 ROOT = Path(__file__).parent.parent

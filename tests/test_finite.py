@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.evaluation.samples import draw, in_data_units
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 
 KEY = jax.random.key(0)
 

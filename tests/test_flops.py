@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import mnist
-from dpm_jax import experiment, mesh
 from dpm_jax.nets.convolution import conv
-from dpm_jax.training import cost, flops, step
+from dpm_jax.training import cost, experiment, flops, mesh, step
 from tests.test_training import small
 
 

@@ -10,13 +10,13 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, units, workdir
+from dpm_jax import units
 from dpm_jax.data import sources
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import images, report
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.training import feed, loop, step
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, feed, loop, step, workdir
 from dpm_jax.training.summary import summary
 from tests.real_data import TFDS_DIR, needs_dataset, needs_grain
 from tests.test_commands import refused, run

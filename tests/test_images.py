@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.data import arrays, folder, image_set, sources, standardization
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.errors import UserError
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 from tests.real_data import TEXTURES, TFDS_DIR, needs_dataset, needs_textures
 
 KEY = jax.random.key(0)

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.evaluation import likelihood_report, observations, posterior_samples, report
-from dpm_jax.training import feed, step
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, feed, step
 
 _DRAWS = ("normal", "uniform", "bits", "bernoulli", "categorical", "permutation", "randint", "choice")
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from configs import heartbeat, swiss_roll
-from dpm_jax import experiment, figures, forward_edge, likelihood, optimal, plots, units
-from dpm_jax.evaluation import likelihood_report, report
+from dpm_jax import forward_edge, likelihood, optimal, units
+from dpm_jax.evaluation import figures, likelihood_report, plots, report
+from dpm_jax.training import experiment
 
 GAP, STDERR = 0.125, 0.25
 

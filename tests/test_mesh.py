@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from dpm_jax import mesh
+from dpm_jax.training import mesh
 from tests.real_data import needs_grain
 
 ROOT = Path(__file__).parent.parent

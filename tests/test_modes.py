@@ -14,9 +14,7 @@ from tests.programs import equations, library_calls_in_loops
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize(
-    "name", ["bound.evaluate, full", "bound.estimate, binomial", "smc denoised, gaussian"]
-)
+@pytest.mark.parametrize("name", ["bound.evaluate, full", "bound.estimate, binomial", "smc denoised, gaussian"])
 def test_nothing_computed_is_not_a_number(name):
     with jax.debug_nans(True):
         run, x_0 = called(name)

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, plots
 from dpm_jax.data import standardization
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples as examples_lib
-from dpm_jax.evaluation import masks, observations, posterior_samples, scores
+from dpm_jax.evaluation import masks, observations, plots, posterior_samples, scores
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.observations import Observations
 from dpm_jax.evaluation.posterior_samples import Draws
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 
 RNG = np.random.default_rng(0)
 PIXELS = standardization.of_pixels(100.0, 3000.0, 256)

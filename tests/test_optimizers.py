@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import optimizers
 from dpm_jax.errors import UserError
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import optimizers
 
 
 def settings(**changes):

@@ -4,13 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from dpm_jax import experiment, workdir
 from dpm_jax.data import heartbeat
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks, observations, posterior_samples
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.posterior_samples import Plan
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, workdir
 from tests.test_commands import QUICK, refused, run
 
 IMAGES = [

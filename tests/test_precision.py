@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, optimal, schedules
+from dpm_jax import optimal, schedules
 from dpm_jax.data import swiss_roll
 from dpm_jax.nets.convolution import conv
 from dpm_jax.processes import Gaussian
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 
 KEY = jax.random.key(0)
 PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution|dot)\b.*")
@@ -96,5 +97,9 @@ def test_what_is_exact_is_exact_on_accelerators():
 
     x = jnp.ones((3, 2))
     assert products(lambda: swiss_roll.mean_log_prob(0.1, nodes)) == []
-    for function, args in ((jax.jacobian(learned), (jnp.zeros(4),)), (best, (x,)), (Gaussian(base).null_log_prob, (x,))):
+    for function, args in (
+        (jax.jacobian(learned), (jnp.zeros(4),)),
+        (best, (x,)),
+        (Gaussian(base).null_log_prob, (x,)),
+    ):
         assert below(products(function, *args)) == []

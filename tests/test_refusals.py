@@ -1,7 +1,5 @@
 """Inputs of the functions: data of every dtype give the same results, and invalid inputs are refused by name."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -184,9 +184,7 @@ def test_all_times_are_the_model_itself(model, x_0):
     @jax.jit
     def laws():
         edges = (("forward", forward_edge(model)), ("decoder", model))
-        return [
-            (respacing.respace(m, np.arange(1, 13), edge=edge).reverse(x, t), m.reverse(x, t)) for edge, m in edges
-        ]
+        return [(respacing.respace(m, np.arange(1, 13), edge=edge).reverse(x, t), m.reverse(x, t)) for edge, m in edges]
 
     for short, expected in laws():
         chex.assert_trees_all_close(short, expected, rtol=2e-5, atol=2e-5)

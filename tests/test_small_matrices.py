@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import small_matrices
+from dpm_jax.numerics import small_matrices
 
 RNG = np.random.default_rng(0)
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import storage
 from dpm_jax.errors import UserError
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import storage
 from dpm_jax.training.metrics import MetricsWriter, read
 
 

@@ -16,11 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from dpm_jax import experiment
-from dpm_jax import workdir as workdirs
 from dpm_jax.errors import UserError
-from dpm_jax.training import loop, metrics
+from dpm_jax.training import experiment, loop, metrics
 from dpm_jax.training import profile as trace
+from dpm_jax.training import workdir as workdirs
 from dpm_jax.training.stop import StopSignal
 from tests import survivor
 from tests.test_commands import refused, run

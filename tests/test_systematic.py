@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import systematic
+from dpm_jax.numerics import systematic
 
 
 def spread_weights(num):

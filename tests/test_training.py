@@ -8,12 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
 from dpm_jax.training import checkpoints as checkpoints_lib
-from dpm_jax.training import feed, loop, step
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.peers import networks, work
-from dpm_jax import config as config_lib
-from dpm_jax import experiment, objectives, predictions, sampling
-from dpm_jax.experiment import Experiment
+from dpm_jax import objectives, predictions, sampling
 from dpm_jax.model import Model
-from dpm_jax.training import step
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment, step
+from dpm_jax.training.experiment import Experiment
 
 
 def _experiment(shape: tuple[int, ...], module: Any) -> Experiment:

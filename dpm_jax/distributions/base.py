@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.shapes import as_float32
+from dpm_jax.numerics.shapes import as_float32
 
 __all__ = ["Distribution", "Law", "Start", "is_law", "where"]
 

@@ -18,8 +18,8 @@ from jax import Array
 from jax.nn import log_sigmoid, softplus
 
 from dpm_jax.distributions.base import Law, event_ndim_of
-from dpm_jax.shapes import as_float32
-from dpm_jax.small_differences import expm1_minus_x, x_minus_log1p
+from dpm_jax.numerics.shapes import as_float32
+from dpm_jax.numerics.small_differences import expm1_minus_x, x_minus_log1p
 
 __all__ = ["Bernoulli", "signs"]
 

@@ -11,8 +11,8 @@ from jax import Array
 
 from dpm_jax.distributions.base import Law, parameter
 from dpm_jax.distributions.normal import LOG_2PI, Normal, excess, slope_at
-from dpm_jax.shapes import as_float32
-from dpm_jax.small_matrices import cholesky, diagonal, gram, solve_lower
+from dpm_jax.numerics.shapes import as_float32
+from dpm_jax.numerics.small_matrices import cholesky, diagonal, gram, solve_lower
 
 __all__ = ["FullNormal"]
 
@@ -120,9 +120,7 @@ class FullNormal(Law):
         dim = self.scale_tril.shape[-1]
         difference = q.mean_less(self.origin) - self.offset
         scale = diagonal(jnp.sqrt(q.variance))
-        columns = [
-            jnp.where(jnp.arange(dim) > i, solve_lower(self.scale_tril, scale[..., i]), 0.0) for i in range(dim)
-        ]
+        columns = [jnp.where(jnp.arange(dim) > i, solve_lower(self.scale_tril, scale[..., i]), 0.0) for i in range(dim)]
         below = sum((c**2 for c in columns), jnp.zeros_like(difference))
         conditional = jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1) ** 2
         squares = solve_lower(self.scale_tril, difference) ** 2

@@ -17,8 +17,8 @@ from jax import Array
 from jax.scipy.special import log_ndtr
 
 from dpm_jax.distributions.base import Law, event_ndim_of, parameter
-from dpm_jax.shapes import as_float32
-from dpm_jax.small_differences import x_minus_log1p
+from dpm_jax.numerics.shapes import as_float32
+from dpm_jax.numerics.small_differences import x_minus_log1p
 
 __all__ = ["LOG_2PI", "Normal", "excess"]
 

@@ -23,7 +23,7 @@ from jax import Array
 from dpm_jax.data.image_set import Labelled
 from dpm_jax.errors import UserError
 from dpm_jax.nets.classifier import ConvClassifier, Outputs
-from dpm_jax.shapes import chunk_size
+from dpm_jax.numerics.shapes import chunk_size
 
 __all__ = ["Classifier", "Opinions", "digest", "examine", "features", "histogram", "load", "save", "train"]
 

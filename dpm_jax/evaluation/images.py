@@ -13,7 +13,7 @@ from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import neighbours, parzen
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.experiment import Experiment, Params
+from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = ["Pairs", "ParzenReport", "check_parzen", "nearest_training", "parzen_report", "parzen_table"]
 

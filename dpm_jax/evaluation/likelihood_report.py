@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import entropy, likelihood, mesh
+from dpm_jax import entropy, likelihood
 from dpm_jax.data import Source
 from dpm_jax.evaluation.report import Report, check_examples
-from dpm_jax.experiment import Experiment, Params
 from dpm_jax.model import Model
-from dpm_jax.shapes import chunk_size
+from dpm_jax.numerics.shapes import chunk_size
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.units import bits, num_parts
 
 __all__ = ["LikelihoodReport", "evaluate", "largest_k", "num_examples", "table"]

@@ -12,7 +12,7 @@ from dpm_jax.data.standardization import FARTHEST
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks
 from dpm_jax.evaluation.examples import Examples
-from dpm_jax.experiment import Experiment, check_size
+from dpm_jax.training.experiment import Experiment, check_size
 
 __all__ = ["Observations", "denoising", "inpainting"]
 

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import guidance, likelihood, mesh, sampling, smc
+from dpm_jax import guidance, likelihood, sampling, smc
 from dpm_jax.data import Standardization
 from dpm_jax.distributions import Bernoulli, Normal
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation.observations import Observations
 from dpm_jax.evaluation.scores import mean_of_draws
-from dpm_jax.experiment import Experiment, Params
 from dpm_jax.guidance import How
 from dpm_jax.model import Model
-from dpm_jax.progress import bar
-from dpm_jax.shapes import chunk_size
+from dpm_jax.numerics.shapes import chunk_size
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.progress import bar
 from dpm_jax.units import bits
 
 __all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden", "particle_report"]

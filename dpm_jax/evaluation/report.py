@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound, mesh, optimal
+from dpm_jax import bound, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.distributions import Normal
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
 from dpm_jax.model import Model, forward_edge
-from dpm_jax.progress import bar
-from dpm_jax.shapes import chunk_size
+from dpm_jax.numerics.shapes import chunk_size
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.progress import bar
 from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
 
 __all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table"]

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from dpm_jax import mesh, respacing
+from dpm_jax import respacing
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
 from dpm_jax.evaluation.short_chains import shortened
-from dpm_jax.experiment import Experiment, Params
 from dpm_jax.respacing import Costs
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.units import bits, num_parts
 
 __all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "table"]

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import mesh, sampling
+from dpm_jax import sampling
 from dpm_jax.data import Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.progress import bar
-from dpm_jax.shapes import chunk_size
+from dpm_jax.numerics.shapes import chunk_size
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.progress import bar
 
 __all__ = ["draw", "in_data_units"]
 

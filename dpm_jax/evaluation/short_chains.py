@@ -11,9 +11,9 @@ import numpy as np
 from dpm_jax import respacing
 from dpm_jax.ddim import ddim
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
 from dpm_jax.model import Model
 from dpm_jax.respacing import Costs
+from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = ["Spacing", "load", "save", "shortened", "times"]
 

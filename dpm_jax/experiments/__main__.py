@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from dpm_jax import cli
+from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import heartbeat, mnist_cold, mnist_objectives, swiss_roll
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import plots
+from dpm_jax.evaluation import plots
 from dpm_jax.experiments import chart, record, table
 from dpm_jax.experiments.record import Outcome
 

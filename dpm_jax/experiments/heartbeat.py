@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpm_jax import config as config_lib
-from dpm_jax import experiment
 from dpm_jax.experiments import flags, lanes, record, table
 from dpm_jax.experiments.chart import Layout
 from dpm_jax.experiments.lanes import Lane
 from dpm_jax.experiments.record import Cell, Outcome
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import experiment
 from dpm_jax.units import bits
 
 __all__ = ["SUMMARY", "add_arguments", "config", "run", "run_cell"]

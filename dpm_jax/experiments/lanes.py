@@ -23,8 +23,8 @@ from jax import Array
 
 from dpm_jax import bound
 from dpm_jax.data.sources import Stream, Supply
-from dpm_jax.experiment import Experiment
 from dpm_jax.training import step as step_lib
+from dpm_jax.training.experiment import Experiment
 from dpm_jax.training.step import TrainState
 
 __all__ = ["Lane", "Program", "build", "stack", "with_lane"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from dpm_jax import experiment
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import mnist_objectives, mnist_runs
 from dpm_jax.experiments.mnist_objectives import quality_lines
-from dpm_jax.storage import write_json
+from dpm_jax.training import experiment
+from dpm_jax.training.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 

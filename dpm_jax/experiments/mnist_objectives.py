@@ -12,11 +12,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from dpm_jax import experiment, plots
-from dpm_jax.evaluation import report
+from dpm_jax.evaluation import plots, report
 from dpm_jax.experiments import mnist_runs
 from dpm_jax.experiments.mnist_runs import Quality
-from dpm_jax.storage import write_json
+from dpm_jax.training import experiment
+from dpm_jax.training.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "configs", "run", "table"]
 

@@ -12,15 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpm_jax import experiment, plots, workdir
 from dpm_jax.data import Source, tfds
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import classifier as classifiers
-from dpm_jax.evaluation import fidelity, images, neighbours, parzen, short_chains
+from dpm_jax.evaluation import fidelity, images, neighbours, parzen, plots, short_chains
 from dpm_jax.evaluation.classifier import Classifier
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.training import loop
+from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = [
     "Judge",

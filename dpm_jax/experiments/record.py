@@ -13,7 +13,7 @@ import jax
 
 from dpm_jax.errors import UserError
 from dpm_jax.experiments.table import Row
-from dpm_jax.storage import json_text, write_json
+from dpm_jax.training.storage import json_text, write_json
 
 __all__ = ["Cell", "Outcome", "complete", "peak_megabytes"]
 

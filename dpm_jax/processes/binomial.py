@@ -27,8 +27,8 @@ from jax.nn import softplus
 from dpm_jax.distributions import Bernoulli
 from dpm_jax.distributions.base import is_law
 from dpm_jax.distributions.bernoulli import signs
+from dpm_jax.numerics.shapes import as_float32, at, concrete, sum_event
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import as_float32, at, concrete, sum_event
 
 __all__ = ["Binomial"]
 

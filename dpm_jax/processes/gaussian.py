@@ -30,9 +30,9 @@ from jax import Array
 
 from dpm_jax.distributions import FullNormal, Normal
 from dpm_jax.distributions.base import is_law
+from dpm_jax.numerics.shapes import as_float32, at
+from dpm_jax.numerics.small_matrices import cholesky, diagonal, gram
 from dpm_jax.schedules import Schedule
-from dpm_jax.shapes import as_float32, at
-from dpm_jax.small_matrices import cholesky, diagonal, gram
 
 __all__ = ["Gaussian"]
 

@@ -18,9 +18,9 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
 from dpm_jax.errors import UserError
-from dpm_jax.hosts import decided_by_first, together
-from dpm_jax.storage import is_remote, write_json
 from dpm_jax.training import checksums
+from dpm_jax.training.hosts import decided_by_first, together
+from dpm_jax.training.storage import is_remote, write_json
 
 __all__ = ["Checkpoints", "Which"]
 

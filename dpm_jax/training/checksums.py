@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, write_json
+from dpm_jax.training.storage import is_remote, write_json
 
 __all__ = ["arrays_of", "damage", "write"]
 

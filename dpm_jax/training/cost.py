@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpm_jax.experiment import Experiment
 from dpm_jax.training import flops
 from dpm_jax.training import step as step_lib
+from dpm_jax.training.experiment import Experiment
 from dpm_jax.training.feed import Feed
 from dpm_jax.training.step import TrainState
 

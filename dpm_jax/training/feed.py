@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from dpm_jax import mesh
 from dpm_jax.data.sources import Stream, Supply
 from dpm_jax.errors import UserError
+from dpm_jax.training import mesh
 
 __all__ = ["Feed", "open_feed"]
 

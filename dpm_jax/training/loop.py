@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from dpm_jax import mesh
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.experiment import Experiment, Params
-from dpm_jax.hosts import decided_by_first, together
-from dpm_jax.progress import bar
-from dpm_jax.training import cost, feed
+from dpm_jax.training import cost, feed, mesh
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints, Which
 from dpm_jax.training.cost import Cost
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.hosts import decided_by_first, together
 from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.profile import Profile
+from dpm_jax.training.progress import bar
 from dpm_jax.training.step import Progress, TrainState
 from dpm_jax.training.stop import StopSignal
 from dpm_jax.training.validation import Validation, difference, validate

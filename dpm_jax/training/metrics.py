@@ -11,7 +11,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from dpm_jax.errors import UserError
-from dpm_jax.storage import Staged, json_text, write_text
+from dpm_jax.training.storage import Staged, json_text, write_text
 
 __all__ = ["MetricsWriter", "read"]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import jax
 
 from dpm_jax.errors import UserError
-from dpm_jax.storage import Staged
+from dpm_jax.training.storage import Staged
 
 __all__ = ["Profile", "steps"]
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from dpm_jax import mesh
-from dpm_jax.experiment import Experiment, Memory, Params, streams
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Memory, Params, streams
 
 __all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "no_progress", "train_step"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dpm_jax.experiment import Experiment
+from dpm_jax.training.experiment import Experiment
 
 __all__ = ["summary"]
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import mesh
 from dpm_jax.data.sources import Source
-from dpm_jax.experiment import Experiment, streams
+from dpm_jax.training import mesh
 from dpm_jax.training import step as step_lib
+from dpm_jax.training.experiment import Experiment, streams
 from dpm_jax.training.step import TrainState
 from dpm_jax.units import nats, num_parts
 

@@ -10,14 +10,16 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
-from dpm_jax import mesh, plots, sampling
+from dpm_jax import sampling
 from dpm_jax.data import Source
+from dpm_jax.evaluation import plots
 from dpm_jax.evaluation.images import nearest_training
 from dpm_jax.evaluation.likelihood_report import LikelihoodReport
 from dpm_jax.evaluation.report import Report
 from dpm_jax.evaluation.respacing_report import RespacingReport
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.experiment import Experiment, Params
+from dpm_jax.training import mesh
+from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = ["of_bound", "of_images", "of_likelihood", "of_model", "of_respacing", "of_samples"]
 

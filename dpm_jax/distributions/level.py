@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.distributions import FullNormal
-from dpm_jax.small_matrices import diagonal
+from dpm_jax.numerics.small_matrices import diagonal
 
 __all__ = ["FLOOR", "Level", "standard"]
 
@@ -106,7 +106,8 @@ class Level:
         """Return log p(x) of [*batch, *event] in nats, [*batch]."""
         if missing := x.ndim - len(self.event_shape) - len(self.batch_shape):
             law = jax.tree.map(lambda values: values.reshape(*(1,) * missing, *values.shape), self)
-            return law.log_prob(x)
+            of_batch: Array = law.log_prob(x)
+            return of_batch
         mean, rest = self._split(x)
         num_channels, num_pixels, deviation = x.shape[-1], self._num_pixels, _deviation(self.log_noise)
         squares = ((rest / self._spread(deviation)) ** 2).reshape(*mean.shape[:-1], -1).sum(axis=-1)

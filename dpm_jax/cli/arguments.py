@@ -19,12 +19,12 @@ import matplotlib
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dpm_jax import config as config_lib
-from dpm_jax import mesh
 from dpm_jax.errors import UserError
-from dpm_jax.hosts import wait_for_all
-from dpm_jax.storage import Staged
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import mesh
 from dpm_jax.training.checkpoints import Which
+from dpm_jax.training.hosts import wait_for_all
+from dpm_jax.training.storage import Staged
 
 __all__ = ["checkpoint_flag", "config_file", "config_flag", "mesh_context", "outputs", "run"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from dpm_jax import storage
 from dpm_jax.errors import UserError
+from dpm_jax.training import storage
 
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
 
@@ -250,7 +250,10 @@ def default() -> ConfigDict:
                 "keep_every": 0,  # checkpoints at its multiples stay for good, beside the newest two and the best
                 "max_skipped": 10,  # steps whose loss is not finite are skipped; so many in a row end the training
             },
-            "mesh": {"data": -1, "fsdp": 1},  # devices along each axis, -1: all that are left; see dpm_jax/mesh.py
+            "mesh": {
+                "data": -1,
+                "fsdp": 1,
+            },  # devices along each axis, -1: all that are left
             "evaluate": {"num_examples": 20000, "num_samples": 64},  # samples: images shown in the figure
         }
     )
@@ -310,7 +313,7 @@ def check(config: ConfigDict) -> None:
         _check_type(field, value, standard[field])
     for field in standard:
         if field not in present:
-            raise UserError(f"config.{field}: missing; begin a config with dpm_jax.config.default()")
+            raise UserError(f"config.{field}: missing; begin a config with dpm_jax.training.config.default()")
     for field, names in CHOICES.items():
         if present[field] not in names:
             close = difflib.get_close_matches(str(present[field]), names, n=1)

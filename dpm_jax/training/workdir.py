@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dpm_jax import config as config_lib
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError
-from dpm_jax.storage import is_remote, move, write_json
+from dpm_jax.training import config as config_lib
+from dpm_jax.training.storage import is_remote, move, write_json
 
 __all__ = ["Description", "alone", "check_source", "claim", "evaluated", "read", "results"]
 

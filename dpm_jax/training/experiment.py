@@ -16,30 +16,21 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import (
-    bound,
-    cold,
-    degradations,
-    level,
-    mesh,
-    objectives,
-    optimizers,
-    predictions,
-    schedules,
-    timesteps,
-)
-from dpm_jax import config as config_lib
+from dpm_jax import bound, cold, degradations, objectives, predictions, schedules, timesteps
 from dpm_jax.bound import Edge
 from dpm_jax.data import arrays, folder, image_set, sources, tfds
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source
+from dpm_jax.distributions import level
 from dpm_jax.errors import UserError
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.nets import RBF, MultiscaleNet, SigmoidMLP, TimeMLP, UNet
-from dpm_jax.optimizers import LearningRate
 from dpm_jax.predictions import Network
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import mesh, optimizers
+from dpm_jax.training.optimizers import LearningRate
 
 __all__ = [
     "Experiment",
