@@ -28,7 +28,7 @@ def state():
 before = state()
 import dpm_jax
 names = [module.name for module in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.")]
-names = [name for name in names if not name.endswith(("__main__", ".cli"))]
+names = [name for name in names if not name.endswith("__main__") and not name.startswith("dpm_jax.cli.")]
 for name in names:
     importlib.import_module(name)
 after = state()
