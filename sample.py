@@ -206,8 +206,9 @@ def _sample_posterior(
             hidden_key, built, params, description.standardization, seen, draws, _NUM_PARTICLES.value
         )
         if hidden is not None:
+            mean, error = bits(hidden.log_prob).mean(), bits(np.sqrt(np.mean(hidden.stderr**2) / len(hidden.stderr)))
             print(
-                f"log2 p(hidden | observed), mean: {bits(hidden).mean():.3f} bits, of as many trajectories as particles"
+                f"log2 p(hidden | observed), mean: {mean:.3f} +- {error:.3f} bits, of as many trajectories as particles"
             )
     arrays: dict[str, Any] = posterior_samples.arrays(seen, draws)
     np.savez(out / "samples.npz", **arrays)

@@ -8,7 +8,6 @@ a model, or from a model to numbers. These modules need jax and numpy alone.
 from dpm_jax import (
     bound,
     cold,
-    conditional,
     degradations,
     distributions,
     entropy,
@@ -45,7 +44,6 @@ __all__ = [
     "Schedule",
     "bound",
     "cold",
-    "conditional",
     "ddim",
     "degradations",
     "distributions",

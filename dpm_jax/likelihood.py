@@ -36,7 +36,17 @@ from jax import Array
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops
 
-__all__ = ["Sandwich", "effective_sample_size", "enumerate_bits", "log_weights", "lower", "sandwich", "upper"]
+__all__ = [
+    "Conditional",
+    "Sandwich",
+    "conditional",
+    "effective_sample_size",
+    "enumerate_bits",
+    "log_weights",
+    "lower",
+    "sandwich",
+    "upper",
+]
 
 # 4^d transitions a step: 2^24 numbers at 12.
 _MAX_BITS = 12
@@ -205,6 +215,33 @@ def effective_sample_size(log_weights: Array, k: int | None = None) -> Array:
     groups = _groups(log_weights, k, k)
     # Against the largest weight: the square of a sum of e^-3000 would be lost.
     return jnp.mean(jnp.exp(2 * jax.nn.logsumexp(groups, -1) - jax.nn.logsumexp(2 * groups, -1)), axis=-1)
+
+
+class Conditional(NamedTuple):
+    """log p(hidden part of x_0 | observed part) of each example, [B] nats, and its standard error."""
+
+    log_prob: Array
+    stderr: Array
+
+
+def conditional(log_weights: Array, log_evidence: Array, stderr: Array) -> Conditional:
+    """Return log p(hidden | observed) = log p(hidden, observed) - log p(observed).
+
+        found = smc.sample(key, model, Normal.known(x_0, observed), "denoised", 1000)
+        conditional(log_weights(key, model, x_0, 1000), found.log_evidence, found.stderr)
+
+    Both estimates are unbiased before the logarithm, and low in the mean after it: so the difference is an estimate
+    and no bound, right as trajectories and particles become many.
+
+    Args:
+      log_weights: [B, k] of `log_weights` of x_0, k > 1.
+      log_evidence: [B] log p(observed), of `smc.Particles`.
+      stderr: [B] its standard error.
+    """
+    k = log_weights.shape[-1]
+    shares = jax.nn.softmax(log_weights, axis=-1)
+    variance = ((shares - 1 / k) ** 2).sum(axis=-1) * k / jnp.float32(k - 1)
+    return Conditional(lower(log_weights, k) - log_evidence, jnp.sqrt(variance + stderr**2))
 
 
 def sandwich(

@@ -11,7 +11,6 @@ from dpm_jax import (
     Normal,
     bound,
     cold,
-    conditional,
     ddim,
     degradations,
     entropy,
@@ -137,7 +136,9 @@ def run_ddim(key, x_0, model):
 
 def run_conditional(key, x_0, model):
     observed = jnp.arange(DIM) < 1
-    return conditional.log_conditional(key, model, x_0, observed, num_trajectories=2, num_particles=2)
+    law = type(model.process.prior((1, 1)))
+    found = smc.sample(key, model, law.known(x_0, observed), "denoised", 2)
+    return likelihood.conditional(likelihood.log_weights(key, model, x_0, 2), found.log_evidence, found.stderr)
 
 
 # (key, x_0, model): of every kind of model, and then of some.
@@ -169,7 +170,7 @@ OF_SOME = {
         "smc annealed": lambda key, x_0, model: run_smc(key, x_0, model, "annealed", "function"),
         "smc guided": lambda key, x_0, model: run_smc(key, x_0, model, "guided", "function"),
         "smc matched": lambda key, x_0, model: run_smc(key, x_0, model, "matched", "linear"),
-        "conditional.log_conditional": run_conditional,
+        "likelihood.conditional": run_conditional,
         "ddim": run_ddim,
         "schedules.learned": run_slope,
         "cold": run_cold,

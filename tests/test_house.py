@@ -31,7 +31,6 @@ FLOORS = {
     "guidance": 2,
     "smc": 2,
     "likelihood": 2,
-    "conditional": 2,
     "entropy": 2,
     "optimal": 2,
     "cold": 2,

@@ -42,8 +42,9 @@ def test_with_a_batch_that_is_spread_over_an_explicit_mesh_and_strict_promotion(
         jax.eval_shape(jax.jit(run), KEY, x_0)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("gaussian")])
 def test_under_shard_map(name):
+    """Of one kind of model: carries of loops are what it is about, and they are x and sums over it."""
     run, x_0 = called(name)
     with jax.set_mesh(jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))):
         spread = jax.shard_map(

@@ -226,21 +226,20 @@ def log_hidden(
     observations: Observations,
     draws: Draws,
     num_trajectories: int,
-) -> np.ndarray | None:
-    """log p(hidden part of the truth | observed part) under the model, [n] nats, in its units; see `conditional`.
+) -> likelihood.Conditional | None:
+    """Return log p(hidden part of the truth | observed part) under the model, [n] nats, in its units, with its error.
 
     None where the truth or the evidence is not known, or nothing is hidden.
     """
-    if observations.truth is None or draws.log_evidence is None or observations.mask.all():
+    if observations.truth is None or draws.log_evidence is None or draws.stderr is None or observations.mask.all():
         return None
     x_0 = standardization.centres(observations.truth)
     chunk = chunk_size(x_0.shape[1:], 10_000)
 
     @jax.jit
-    def joint(key: Array, params: Params, x_0: Array) -> Array:
-        model = experiment.model(params)
-        weights = likelihood.log_weights(key, model, x_0, num_trajectories, chunk_size=chunk)
-        return mesh.gather(likelihood.lower(weights, num_trajectories))
+    def hidden(key: Array, params: Params, x_0: Array, log_evidence: Array, stderr: Array) -> likelihood.Conditional:
+        weights = likelihood.log_weights(key, experiment.model(params), x_0, num_trajectories, chunk_size=chunk)
+        return mesh.gather(likelihood.conditional(weights, log_evidence, stderr))
 
-    difference: np.ndarray = np.asarray(joint(key, params, x_0)) - draws.log_evidence
-    return difference
+    found: likelihood.Conditional = hidden(key, params, x_0, jnp.asarray(draws.log_evidence), jnp.asarray(draws.stderr))
+    return found
