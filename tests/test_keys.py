@@ -115,7 +115,6 @@ def restores():
 
 @pytest.mark.parametrize("program", [trains, evaluates, samples, restores])
 def test_no_key_is_used_twice(watch, program):
-    # Operation by operation: what watches the keys would be compiled anew, and never cached.
-    with jax.debug_key_reuse(True), jax.disable_jit():
+    with jax.debug_key_reuse(True):
         program()
     watch.check()
