@@ -119,7 +119,9 @@ def forward(schedule: Schedule, x_prev: Array, t: Array) -> Normal:
     x_prev = as_float32(x_prev, "x_prev")
     beta = at(schedule.beta, t, x_prev)
     keep = jnp.sqrt(1 - beta)
-    location = _near(x_prev, keep, -beta / (1 + keep), 0.0)
+    # Fine steps begin at x_{t-1}.
+    fine = keep > 0.5
+    location = Sum(jnp.where(fine, x_prev, 0.0), jnp.where(fine, -beta / (1 + keep), keep) * x_prev)
     return Normal(location, jnp.broadcast_to(beta, x_prev.shape))
 
 
@@ -151,12 +153,6 @@ def q_sample(key: Array, schedule: Schedule, x_0: Array, t: Array) -> Array:
     return sample(key, marginal(schedule, x_0, t))
 
 
-def _near(x: Array, keep: Array, change: Array, rest: Array | float) -> Sum:
-    """keep x + rest, as a `Sum` that begins at x where keep is above a half and at 0 elsewhere; change = keep - 1."""
-    fine = keep > 0.5
-    return Sum(jnp.where(fine, x, 0.0), jnp.where(fine, change, keep) * x + rest)
-
-
 def _posterior_variance(schedule: Schedule, t: Array, like: Array) -> Array:
     """v_t of the module's docstring, broadcasting against `like`."""
     return at(schedule.sigma2, t - 1, like) * -jnp.expm1(-at(schedule.log_nsr_step, t, like))
@@ -169,12 +165,17 @@ def _posterior_weight(schedule: Schedule, t: Array, like: Array) -> Array:
 
 def _posterior_mean(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Sum:
     """b_t x_0 + a_t x_t."""
-    step = at(schedule.log_nsr_step, t, x_t)
-    keep = jnp.exp(-0.5 * step) * jnp.sqrt(at(schedule.sigma2, t - 1, x_t) / at(schedule.sigma2, t, x_t))
-    # a_t = r / sqrt(1 - beta_t), so that a_t - 1 is this; where a_t is small, beta_t may be 1.
+    step, weight = at(schedule.log_nsr_step, t, x_t), _posterior_weight(schedule, t, x_t)
+    sigma2_prev = at(schedule.sigma2, t - 1, x_t)
+    keep = jnp.exp(-0.5 * step) * jnp.sqrt(sigma2_prev / at(schedule.sigma2, t, x_t))
+    # a_t = r / sqrt(1 - beta_t), so that a_t + b_t - 1 is this; where a_t is small, beta_t may be 1.
     fine = keep > 0.5
-    change = jnp.expm1(-jnp.where(fine, step, 0.0) - 0.5 * jnp.log1p(-jnp.where(fine, at(schedule.beta, t, x_t), 0.0)))
-    return _near(x_t, keep, change, _posterior_weight(schedule, t, x_t) * x_0)
+    log_kept = jnp.log1p(-jnp.where(fine, at(schedule.beta, t, x_t), 0.0))
+    lost = sigma2_prev / (1 + jnp.sqrt(at(schedule.alpha_bar, t - 1, x_t)))
+    change = jnp.exp(-jnp.where(fine, step, 0.0)) * jnp.expm1(-0.5 * log_kept) + jnp.expm1(-step) * lost
+    # Near the data x_0 - x_t is exact, and small. b_t x_0 is not small, and its rounding would be.
+    moved = change * x_t + weight * (x_0 - x_t)
+    return Sum(jnp.where(fine, x_t, 0.0), jnp.where(fine, moved, keep * x_t + weight * x_0))
 
 
 def q_posterior(schedule: Schedule, x_0: Array, x_t: Array, t: Array) -> Normal:
