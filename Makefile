@@ -2,12 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py
 
 test: lint $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-all: lint $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-test
