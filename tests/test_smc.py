@@ -96,10 +96,16 @@ def run(model, r, how, **options):
     return of_laws(model, how)(KEY, r, **options)
 
 
-@functools.cache
+_PROGRAMS = {}
+
+
 def of_laws(model, how):
-    """One program for all evidence of a way."""
-    return jax.jit(lambda key, r, threshold=0.5: smc.sample(key, model, r, how, PARTICLES, threshold=threshold))
+    """One program for all evidence of a way. It keeps the model, whose identity is then no other's."""
+    if (id(model), how) not in _PROGRAMS:
+        _PROGRAMS[id(model), how] = jax.jit(
+            lambda key, r, threshold=0.5: smc.sample(key, model, r, how, PARTICLES, threshold=threshold)
+        )
+    return _PROGRAMS[id(model), how]
 
 
 # --- Normal posteriors ---
