@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-# Files that `make test` leaves to `make test-all`: they train, kill or serve for minutes.
+# Files that `make test` leaves to `make test-all`: they train or serve for minutes.
 SLOW = {
     "test_buckets",
     "test_classifier",
@@ -18,8 +18,6 @@ SLOW = {
     "test_mnist_experiments",
     "test_posterior_commands",
     "test_respacing_commands",
-    "test_survive",
-    "test_training",
 }
 
 os.environ.setdefault("MPLBACKEND", "Agg")
