@@ -31,7 +31,7 @@ from dpm_jax.evaluation import (
     restoration_report,
     short_chains,
 )
-from dpm_jax.training import experiment, loop, mesh, storage, workdir
+from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
 
@@ -112,11 +112,11 @@ def main() -> None:
         if num_examples < 2:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(config.kernel == "cold")
-        source = experiment.open_source(config, _DATA_DIR.value)
+        source = build.source(config, _DATA_DIR.value)
         workdir.check_source(description, source, where)
         if _PARZEN.value:
             images.check_parzen(source, _PARZEN_SAMPLES.value)
-        built = experiment.build(config, description.shape)
+        built = build.experiment(config, description.shape)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration

@@ -25,7 +25,7 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.training import experiment, loop, mesh, storage, workdir
+from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
 from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
 
@@ -133,7 +133,7 @@ def _build(description: workdir.Description) -> experiment.Experiment:
         config.cold.rule = _RULE.value
     if _DENOISE.value is not None and _HOW.value == "denoised" and config.reverse.variance == "small":
         raise UserError("--how: 'denoised' needs steps that are in doubt of x_0; not reverse.variance 'small'")
-    return experiment.build(config, description.shape)
+    return build.experiment(config, description.shape)
 
 
 def _short(
@@ -168,7 +168,7 @@ def _observations(
     path, flag = (_DENOISE.value, "--denoise") if _INPAINT.value is None else (_INPAINT.value, "--inpaint")
     assert path is not None
     if path == "held_out":
-        source = experiment.open_source(description.config, _DATA_DIR.value)
+        source = build.source(description.config, _DATA_DIR.value)
         workdir.check_source(description, source, where)
         held_out = source.held_out(key, _NUM_OBSERVATIONS.value)
         samples = description.standardization.invert(held_out)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
 from dpm_jax.evaluation import figures, plots, report, restoration_report
-from dpm_jax.training import cost, experiment, loop, storage, workdir
+from dpm_jax.training import build, cost, loop, storage, workdir
 from dpm_jax.training import profile as trace
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
@@ -49,9 +49,9 @@ def main() -> None:
     with together():
         config, path = cli.config_file(_CONFIG)
         download: tfds.Download = "always" if _DOWNLOAD.value else "into_existing"
-        source = experiment.open_source(config, _DATA_DIR.value, download=download)
+        source = build.source(config, _DATA_DIR.value, download=download)
         report.check_examples(source, config.evaluate.num_examples)
-        built = experiment.build(config, source.shape)
+        built = build.experiment(config, source.shape)
         where = storage.folder(_WORKDIR.value or f"runs/{path.stem}")
         profile = None if _PROFILE_STEPS.value is None else trace.steps(_PROFILE_STEPS.value)
     with ExitStack() as context:

@@ -19,7 +19,7 @@ import numpy as np
 
 from dpm_jax import Bernoulli, guidance, sampling, smc
 from dpm_jax.data import heartbeat
-from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training import build, loop, workdir
 
 _NUM = 5000
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/heartbeat"))
     options = parser.parse_args()
     description = workdir.read(options.workdir)
-    built = experiment.build(description.config, description.shape)
+    built = build.experiment(description.config, description.shape)
     _, params = loop.load_params(built, options.workdir)
     model = built.model(params)
     settings = description.config.data.heartbeat

@@ -22,7 +22,7 @@ from dpm_jax import guidance
 from dpm_jax.evaluation import observations, posterior_samples, scores
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.observations import Observations
-from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training import build, loop, workdir
 
 
 def _wiener(train: np.ndarray, seen: Observations) -> np.ndarray:
@@ -55,9 +55,9 @@ def main() -> int:
     parser.add_argument("--num_repeats", type=int, default=1)
     options = parser.parse_args()
     description = workdir.read(options.workdir)
-    built = experiment.build(description.config, description.shape)
+    built = build.experiment(description.config, description.shape)
     _, params = loop.load_params(built, options.workdir)
-    source = experiment.open_source(description.config, options.data_dir)
+    source = build.source(description.config, options.data_dir)
     standardization = description.standardization
     held_out = np.asarray(standardization.invert(source.held_out(jax.random.key(0), options.num_images)))
     examples = Examples(held_out, None, None, "held_out")

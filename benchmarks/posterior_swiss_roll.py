@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import Model, Normal, guidance, sampling, smc
-from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training import build, loop, workdir
 
 _NUM = 2000
 
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--num_particles", type=int, default=10_000)
     options = parser.parse_args()
     description = workdir.read(options.workdir)
-    built = experiment.build(description.config, description.shape)
+    built = build.experiment(description.config, description.shape)
     _, params = loop.load_params(built, options.workdir)
     model = built.model(params)
 

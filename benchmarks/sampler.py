@@ -20,7 +20,7 @@ from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn
 from benchmarks.train_step import source_of
 from dpm_jax import sampling
-from dpm_jax.training import experiment, step
+from dpm_jax.training import build, step
 
 # Name of a config, examples at once, T (0: the config's own), repeats.
 CASES = (
@@ -37,7 +37,7 @@ def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
     config = import_module(f"configs.{name}").get_config()
     config.num_timesteps = num_timesteps or config.num_timesteps
     steps = config.num_timesteps
-    built = experiment.build(config, source_of(config).shape)
+    built = build.experiment(config, source_of(config).shape)
     params = step.init(built).params
     model = built.model(params)
     states = sampling.trajectory(jax.random.key(0), model, num, built.shape)

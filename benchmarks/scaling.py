@@ -26,7 +26,7 @@ from benchmarks.timing import in_turn, seconds, settled
 from benchmarks.train_step import ours, source_of
 from configs import dead_leaves, mnist, swiss_roll
 from dpm_jax import sampling
-from dpm_jax.training import experiment, mesh, step
+from dpm_jax.training import build, mesh, step
 from dpm_jax.training.experiment import Params
 
 TIMESTEPS = (10, 100, 1000, 10_000)
@@ -42,7 +42,7 @@ _COMMAND = "python -m benchmarks.scaling"
 
 def _trainer(config: ConfigDict) -> Callable[[int], Any]:
     source = source_of(config)
-    return ours(experiment.build(config, source.shape), source)
+    return ours(build.experiment(config, source.shape), source)
 
 
 def _a_step(run: Callable[[int], Any]) -> float:
@@ -59,7 +59,7 @@ def over_timesteps() -> Table:
     for num_timesteps in TIMESTEPS:
         config = swiss_roll.get_config()
         config.num_timesteps = num_timesteps
-        built = experiment.build(config, (2,))
+        built = build.experiment(config, (2,))
         params = step.init(built).params
 
         def draw(params: Params, key: Array) -> Array:

@@ -18,7 +18,7 @@ from benchmarks.timing import in_turn
 from configs import ddpm_mnist
 from dpm_jax import respacing, sampling
 from dpm_jax.evaluation import short_chains
-from dpm_jax.training import experiment, step
+from dpm_jax.training import build, step
 from dpm_jax.training.experiment import Experiment, Params
 
 BATCH = 16
@@ -33,7 +33,7 @@ def _draw(built: Experiment, params: Params, key: Array) -> Array:
 def tables() -> list[Table]:
     """The one."""
     config = ddpm_mnist.get_config()
-    built = experiment.build(config, SHAPE)
+    built = build.experiment(config, SHAPE)
     params = step.init(built).params
     num_timesteps = config.num_timesteps
     short = short_chains.shortened(built, respacing.uniform(num_timesteps, 50))

@@ -28,7 +28,7 @@ from benchmarks.timing import in_turn, seconds
 from dpm_jax.data import sources
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.sources import Source, Stream
-from dpm_jax.training import experiment, step
+from dpm_jax.training import build, step
 from dpm_jax.training.experiment import Experiment, Params
 
 CONFIGS = (
@@ -53,7 +53,7 @@ SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 def source_of(config: ConfigDict) -> Source:
     """The data of a config, or random pixels of their shape."""
     if config.data.name not in ("tfds", "folder"):
-        return experiment.open_source(config)
+        return build.source(config)
     crop = config.data.crop
     shape = (crop, crop, 1) if crop else SHAPES[config.data.tfds.dataset]
     pixels = np.random.default_rng(0).integers(0, 256, (256, *shape), np.uint8)
@@ -128,7 +128,7 @@ def row(name: str) -> list[str]:
     """Of one config."""
     config = import_module(f"configs.{name}").get_config()
     source = source_of(config)
-    built = experiment.build(config, source.shape)
+    built = build.experiment(config, source.shape)
     runs = [ours(built, source), drawing(built, source), limit(built)]
     for run in runs:
         seconds(lambda: run(1))  # noqa: B023

@@ -21,7 +21,7 @@ from jax import Array
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn, seconds
 from benchmarks.train_step import SECONDS, ours, source_of
-from dpm_jax.training import cost, experiment, step
+from dpm_jax.training import build, cost, step
 
 REPEATS = 5
 
@@ -43,7 +43,7 @@ def row(name: str) -> list[str]:
     """Of one config."""
     config = import_module(f"configs.{name}").get_config()
     source = source_of(config)
-    built = experiment.build(config, source.shape)
+    built = build.experiment(config, source.shape)
     training = ours(built, source)
     multiply, operations = products(jnp.dtype(config.network.dtype))
     lengths = []

@@ -47,6 +47,7 @@ from jax import Array
 
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal
 from dpm_jax.model import Model
+from dpm_jax.numerics import refuse
 from dpm_jax.numerics.shapes import at, concrete
 from dpm_jax.numerics.small_matrices import matrix
 from dpm_jax.processes import Binomial, Gaussian
@@ -99,8 +100,7 @@ def convert(schedule: Schedule, value: Array, x_t: Array, t: Array, *, source: P
       ValueError: if either is none of the five, or the source is divided by sqrt(alpha_bar_T) = 0.
     """
     for name, given in (("source", source), ("target", target)):
-        if given not in get_args(Prediction):
-            raise ValueError(f"{name}: must be one of {', '.join(get_args(Prediction))}, got {given!r}")
+        refuse.one_of(name, given, get_args(Prediction))
     if source == target:
         return value
     if source in ("epsilon", "residual") and concrete(schedule.alpha_bar) and np.asarray(schedule.alpha_bar)[-1] == 0:
@@ -165,8 +165,8 @@ def gaussian(
     Raises:
       ValueError: if prediction or variance is none of those.
     """
-    if variance not in get_args(Variance):
-        raise ValueError(f"variance: must be one of {', '.join(get_args(Variance))}, got {variance!r}")
+    refuse.one_of("prediction", prediction, get_args(Prediction))
+    refuse.one_of("variance", variance, get_args(Variance))
     schedule = process.schedule
 
     def guess(x_t: Array, t: Array) -> tuple[Array, Array]:
@@ -217,6 +217,7 @@ def full_gaussian(process: Gaussian, network: Network, *, prediction: Prediction
     Raises:
       ValueError: as `convert`.
     """
+    refuse.one_of("prediction", prediction, get_args(Prediction))
     schedule = process.schedule
 
     def denoise(x_t: Array, t: Array) -> FullNormal:
@@ -243,8 +244,7 @@ def binomial(process: Binomial, network: Network, *, prediction: Literal["x_0", 
     Raises:
       ValueError: if it is neither.
     """
+    refuse.one_of("prediction", prediction, ("x_0", "perturbation"))
     if prediction == "x_0":
         return Model(process, lambda x_t, t: Bernoulli(network(x_t, t)))
-    if prediction != "perturbation":
-        raise ValueError(f"prediction: must be one of x_0, perturbation, got {prediction!r}")
     return Model.from_steps(process, lambda x_t, t: Bernoulli(network(x_t, t) + process.forward(x_t, t).logits))

@@ -15,8 +15,8 @@ import numpy as np
 from dpm_jax.data import sources
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.evaluation import report, samples
+from dpm_jax.training import build, loop, mesh, metrics
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, loop, mesh, metrics
 
 
 def points():
@@ -26,7 +26,7 @@ def points():
     config.network.time_mlp.features = (128, 128)
     config.train.steps, config.train.log_every, config.train.checkpoint_every = 24, 6, 12
     config.train.batch_size = 48
-    return config, experiment.open_source(config)
+    return config, build.source(config)
 
 
 def images():
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.coordinator:
         jax.distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     config, source = images() if arguments.images else points()
-    built = experiment.build(config, source.shape)
+    built = build.experiment(config, source.shape)
     with mesh.over_all_devices(-1, arguments.fsdp):
         found = loop.train(built, source, arguments.out, lambda _: None)
         bound = report.evaluate(jax.random.key(1), built, found.params, source, 8 if arguments.images else 50, 0)

@@ -10,8 +10,8 @@ from dpm_jax import sampling
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import restoration_report
 from dpm_jax.evaluation.samples import draw
+from dpm_jax.training import build, feed, step
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, feed, step
 from tests.test_commands import refused, run
 from tests.test_image_runs import SMALL, make
 
@@ -75,8 +75,8 @@ def test_what_needs_a_likelihood_is_refused(workdir):
 @pytest.mark.parametrize("degradation", ["blur", "pixelate", "fade", "mask"])
 def test_every_degradation_is_learned_and_sampled_in_chunks(degradation):
     config = make(**COLD, cold__degradation=degradation, train__steps=80, optimizer__warmup_steps=5)
-    source = experiment.open_source(config)
-    built = experiment.build(config, source.shape)
+    source = build.source(config)
+    built = build.experiment(config, source.shape)
     data = feed.open_feed(source.supply, 0, 16, 0, 80)
     before = restoration_report.evaluate(jax.random.key(0), built, step.init(built).params, source, 64, 0)
     np.testing.assert_allclose(before.restored, before.degraded, rtol=1e-5)  # zero outputs leave x_t as it is
@@ -92,7 +92,7 @@ def test_every_degradation_is_learned_and_sampled_in_chunks(degradation):
 
 def test_rules_differ_and_both_begin_at_the_law_of_the_last_step():
     changes = {"cold__rule": "naive"}
-    improved, naive = (experiment.build(make(**COLD, **c), (8, 8, 1)) for c in ({}, changes))
+    improved, naive = (build.experiment(make(**COLD, **c), (8, 8, 1)) for c in ({}, changes))
     params = improved.init(jax.random.key(0))
     params["network"] = jax.tree.map(lambda a: a + 0.05, params["network"])
 
@@ -117,7 +117,7 @@ def test_rules_differ_and_both_begin_at_the_law_of_the_last_step():
 )
 def test_settings_that_make_no_sense_are_refused(changes, words):
     with pytest.raises(UserError) as error:
-        experiment.build(make(**{**COLD, **changes}), (8, 8, 1))
+        build.experiment(make(**{**COLD, **changes}), (8, 8, 1))
     assert words in str(error.value)
 
 
@@ -134,4 +134,4 @@ def test_vectors_are_refused():
     config.kernel, config.train.objective = "cold", "restoration"
     config.data.name, config.data.file.path = "file", "points.npy"
     with pytest.raises(UserError, match=r"config\.kernel: 'cold' degrades images"):
-        experiment.build(config, (3,))
+        build.experiment(config, (3,))

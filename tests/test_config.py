@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from dpm_jax import predictions, schedules
+from dpm_jax import Gaussian, predictions, schedules
 from dpm_jax.errors import UserError
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 from dpm_jax.training.summary import summary
 
 SHIPPED = {
@@ -39,9 +39,9 @@ SHIPPED = {
 def test_shipped_configs_build(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
-    experiment.build(config, SHIPPED[name])
+    build.experiment(config, SHIPPED[name])
     if config.data.name not in ("tfds", "folder"):
-        assert experiment.open_source(config).shape == SHIPPED[name]
+        assert build.source(config).shape == SHIPPED[name]
     assert "Paper:" in module.__doc__
     assert "Command:" in module.__doc__
 
@@ -75,7 +75,7 @@ def test_values_out_of_range_are_refused(field, value, words):
     config = config_lib.default()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as error:
-        experiment.build(config, (2,))
+        build.experiment(config, build.source(config).shape)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -90,7 +90,10 @@ def test_values_out_of_range_are_refused(field, value, words):
             "config.schedule.linear: after T = 10 steps alpha_bar_T = 0.9 of the data is left",
         ),
         ({"schedule.geometric.nsr_final": 0.5}, "config.schedule.geometric: after T = 10 steps"),
-        ({"reverse.covariance": "full", "reverse.variance": "sigmoid"}, "config.reverse.covariance"),
+        (
+            {"reverse.covariance": "full", "reverse.variance": "sigmoid"},
+            "config.reverse.variance: reverse.covariance 'full' has none",
+        ),
         ({"kernel": "binomial", "data.name": "heartbeat", "schedule.learned": True}, "not differentiable"),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "x_0", "reverse.covariance": "full"},
@@ -98,11 +101,11 @@ def test_values_out_of_range_are_refused(field, value, words):
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "epsilon"},
-            "config.reverse.prediction: 'epsilon' is for kernel 'gaussian'; kernel 'binomial' takes x_0",
+            "config.reverse.prediction: must be one of x_0, perturbation, got 'epsilon'",
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "x_0", "reverse.variance": "small"},
-            "config.reverse.variance: 'small' is for kernel 'gaussian'",
+            "config.reverse.variance: kernel 'binomial' has none of its own, got 'small'; leave it mixed",
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "x_0", "train.objective": "simple"},
@@ -133,7 +136,7 @@ def test_combinations_that_make_no_sense_are_refused(changes, words):
     config.num_timesteps = 10
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error:
-        experiment.build(config, (2,))
+        build.experiment(config, build.source(config).shape)
     assert words in str(error.value)
 
 
@@ -141,25 +144,26 @@ def test_combinations_that_make_no_sense_are_refused(changes, words):
 def test_a_prediction_that_is_divided_by_nothing_is_refused(prediction):
     config = config_lib.default()
     config.reverse.prediction, config.schedule.name = prediction, "cosine"
-    experiment.build(config, (2,))
+    build.experiment(config, (2,))
     config.schedule.cosine.beta_max = 0.9999999999
     if prediction in ("epsilon", "residual"):
         with pytest.raises(
             UserError, match=rf"config\.reverse\.prediction: '{prediction}' .* step t = 100 .* = 1e-10; use v"
         ):
-            experiment.build(config, (2,))
+            build.experiment(config, (2,))
     else:
-        experiment.build(config, (2,))
+        build.experiment(config, (2,))
 
 
 @pytest.mark.parametrize("beta_max", [0.999, 0.99985, 0.99995])
 def test_errors_of_epsilon_are_refused_by_what_they_do_to_the_step_before(beta_max):
     schedule = schedules.cosine(20, beta_max=beta_max)
     x, t = jnp.zeros((19, 1)), jnp.arange(2, 21)
+    how: dict = {"prediction": "epsilon", "variance": "small"}
     right, wrong = (
-        predictions.normal_reverse(
-            schedule, x, t, jnp.full((19, 1), error), prediction="epsilon", variance="small"
-        ).mean
+        predictions.gaussian(Gaussian(schedule), lambda x_t, _, e=error: jnp.full_like(x_t, e), **how)
+        .reverse(x, t)
+        .mean
         for error in (0.0, 1.0)
     )
     amplified = float(jnp.abs(wrong - right).max())
@@ -168,14 +172,14 @@ def test_errors_of_epsilon_are_refused_by_what_they_do_to_the_step_before(beta_m
     config.num_timesteps, config.schedule.name, config.schedule.cosine.beta_max = 20, "cosine", beta_max
     config.reverse.prediction = "epsilon"
     with pytest.raises(UserError, match=r"config\.reverse") if amplified > 100 else contextlib.nullcontext():
-        experiment.build(config, (2,))
+        build.experiment(config, (2,))
 
 
 def test_full_covariance_is_for_few_dimensions():
     config = config_lib.default()
     config.reverse.covariance = "full"
     with pytest.raises(UserError, match="up to 6 dimensions, the data have 20"):
-        experiment.build(config, (20,))
+        build.experiment(config, (20,))
 
 
 def test_types_are_checked():
@@ -259,7 +263,7 @@ def test_group_normalisation_of_one_group_is_said():
     config = config_lib.default()
     changes = {"data.name": "dead_leaves", "network.name": "unet", "network.unet.num_heads": 2, "num_timesteps": 4}
     config.update_from_flattened_dict(changes | {"network.unet.features": (12, 16), "data.dead_leaves.size": 8})
-    said = summary(experiment.build(config, (8, 8, 1)))
+    said = summary(build.experiment(config, (8, 8, 1)))
     assert said.endswith("network.unet.num_groups: 8 does not divide 12, 28 channels, which have one group")
     config.network.unet.features = (16, 16)
-    assert len(summary(experiment.build(config, (8, 8, 1))).splitlines()) == 1
+    assert len(summary(build.experiment(config, (8, 8, 1))).splitlines()) == 1

@@ -12,8 +12,8 @@ import scipy.special
 
 from dpm_jax.data import arrays, heartbeat, sources, standardization, swiss_roll
 from dpm_jax.errors import UserError
+from dpm_jax.training import build, workdir
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, workdir
 
 KEY = jax.random.key(0)
 
@@ -155,7 +155,7 @@ def open_file(path, **changes):
     fields = {f"data.file.{name}": value for name, value in changes.items()}
     config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(path), **fields})
     said = []
-    return experiment.open_source(config, report=said.append), said
+    return build.source(config, report=said.append), said
 
 
 def test_what_is_taken_for_integers_is_said_and_can_be_refused(tmp_path):

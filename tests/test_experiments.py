@@ -19,8 +19,8 @@ from dpm_jax.experiments import chart, lanes, record, table
 from dpm_jax.experiments.lanes import Lane
 from dpm_jax.experiments.record import Outcome
 from dpm_jax.experiments.table import Row
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 from dpm_jax.training import step as step_lib
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def small():
     config.train.batch_size = 16
     config.train.steps = STEPS
     config.train.max_skipped = 1
-    return experiment.build(config, (2,)), experiment.open_source(config)
+    return build.experiment(config, (2,)), build.source(config)
 
 
 # A rate of infinity is not finite after the first step.

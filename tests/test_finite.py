@@ -8,8 +8,8 @@ import pytest
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report, restoration_report
 from dpm_jax.evaluation.samples import draw, in_data_units
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 
 KEY = jax.random.key(0)
 
@@ -21,8 +21,8 @@ def lost():
     config.update_from_flattened_dict(
         {"num_timesteps": 2, "reverse.covariance": "diagonal", "network.time_mlp.features": (4,)}
     )
-    source = experiment.open_source(config)
-    built = experiment.build(config, source.shape)
+    source = build.source(config)
+    built = build.experiment(config, source.shape)
     return built, source, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), built.init(KEY))
 
 
@@ -54,8 +54,8 @@ def test_restorations_that_are_not_finite_are_no_report():
             **{"network.multiscale.features": 2, "network.multiscale.num_layers": 1},
         }
     )
-    source = experiment.open_source(config)
-    built = experiment.build(config, source.shape)
+    source = build.source(config)
+    built = build.experiment(config, source.shape)
     params = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), built.init(KEY))
     with pytest.raises(UserError, match="restorations of 3 of 3 held-out images are not finite"):
         restoration_report.evaluate(KEY, built, params, source, 3, 0)

@@ -6,7 +6,7 @@ import pytest
 
 from configs import mnist
 from dpm_jax.nets.convolution import conv
-from dpm_jax.training import cost, experiment, flops, mesh, step
+from dpm_jax.training import build, cost, flops, mesh, step
 from tests.test_training import small
 
 
@@ -32,7 +32,7 @@ def test_loops_branches_and_calls():
 
 
 def test_of_a_network_as_xla_counts():
-    built = experiment.build(mnist.get_config(), (28, 28, 1))
+    built = build.experiment(mnist.get_config(), (28, 28, 1))
     params = jax.eval_shape(built.init, jax.random.key(0))
     x, t = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     counted = jax.jit(built.network).lower(params, x, t).cost_analysis()["flops"]

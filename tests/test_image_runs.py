@@ -15,8 +15,8 @@ from dpm_jax.data import sources
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import images, report
 from dpm_jax.evaluation.samples import draw
+from dpm_jax.training import build, experiment, feed, loop, step, workdir
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, feed, loop, step, workdir
 from dpm_jax.training.summary import summary
 from tests.real_data import TFDS_DIR, needs_dataset, needs_grain
 from tests.test_commands import refused, run
@@ -45,8 +45,8 @@ def make(**changes):
 
 
 def built(config, data_dir=None):
-    source = experiment.open_source(config, data_dir)
-    return experiment.build(config, source.shape), source
+    source = build.source(config, data_dir)
+    return build.experiment(config, source.shape), source
 
 
 @pytest.fixture

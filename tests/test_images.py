@@ -14,8 +14,8 @@ from PIL import Image
 from dpm_jax.data import arrays, folder, image_set, sources, standardization
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.errors import UserError
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 from tests.real_data import TEXTURES, TFDS_DIR, needs_dataset, needs_textures
 
 KEY = jax.random.key(0)
@@ -167,7 +167,7 @@ def open_folder(path, **changes):
     config.update_from_flattened_dict(
         {"data.name": "folder", "data.folder.path": str(path), "data.crop": 8, "network.name": "unet", **changes}
     )
-    return experiment.open_source(config)
+    return build.source(config)
 
 
 def test_folders_are_read_in_order_and_in_depth(photographs):
@@ -324,13 +324,13 @@ def test_arrays_of_images(tmp_path, dtype, shape):
     np.save(tmp_path / "x.npy", data)
     config = config_lib.default()
     config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(tmp_path / "x.npy")})
-    source = experiment.open_source(config)
+    source = build.source(config)
     assert source.shape == (6, 6, shape[3] if len(shape) == 4 else 1)
     assert source.standardization.levels == (256 if dtype == np.uint8 else None)
     assert source.num_held_out == 2
     config.data.crop = 7
     with pytest.raises(UserError, match="smaller than"):
-        experiment.open_source(config)
+        build.source(config)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_images_are_not_bits(tmp_path):
         }
     )
     with pytest.raises(UserError, match="holds images"):
-        experiment.open_source(config)
+        build.source(config)
 
 
 def open_images(path, **changes):
@@ -377,7 +377,7 @@ def open_images(path, **changes):
     fields = {f"data.{name}": value for name, value in changes.items()}
     config.update_from_flattened_dict({"data.name": "file", "data.file.path": str(path), **fields})
     said = []
-    return experiment.open_source(config, report=said.append), said
+    return build.source(config, report=said.append), said
 
 
 def test_real_images_keep_what_float32_would_lose(tmp_path):
@@ -433,7 +433,7 @@ def open_tfds(**changes):
             **{f"data.{name}": value for name, value in changes.items()},
         }
     )
-    return experiment.open_source(config, str(TFDS_DIR))
+    return build.source(config, str(TFDS_DIR))
 
 
 @needs_dataset("mnist")
@@ -489,7 +489,7 @@ def test_datasets_that_need_more_to_be_prepared_name_the_extra(monkeypatch):
 def open_mnist(where, **options):
     config = config_lib.default()
     config.update_from_flattened_dict({"data.name": "tfds", "network.name": "unet"})
-    return experiment.open_source(config, str(where), **options)
+    return build.source(config, str(where), **options)
 
 
 def test_a_mistyped_folder_is_neither_made_nor_filled(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dpm_jax.evaluation import likelihood_report, observations, posterior_samples, report
+from dpm_jax.training import build, feed, step
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, feed, step
 
 _DRAWS = ("normal", "uniform", "bits", "bernoulli", "categorical", "permutation", "randint", "choice")
 
@@ -75,8 +75,8 @@ def built(**changes):
             **changes,
         }
     )
-    source = experiment.open_source(config)
-    return experiment.build(config, source.shape), source
+    source = build.source(config)
+    return build.experiment(config, source.shape), source
 
 
 def trains():

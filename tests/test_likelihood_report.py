@@ -11,15 +11,15 @@ import pytest
 from configs import heartbeat, swiss_roll
 from dpm_jax import forward_edge, likelihood, optimal, units
 from dpm_jax.evaluation import figures, likelihood_report, plots, report
-from dpm_jax.training import experiment
+from dpm_jax.training import build
 
 GAP, STDERR = 0.125, 0.25
 
 
 def evaluated(config, k, num, best=None):
     """The experiment, its model replaced by best(process, source) if given; its source; the report."""
-    source = experiment.open_source(config)
-    built = experiment.build(config, source.shape)
+    source = build.source(config)
+    built = build.experiment(config, source.shape)
     params = built.init(jax.random.key(0))
     if best is not None:
         process = built.model(params).process

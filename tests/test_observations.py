@@ -14,6 +14,7 @@ from dpm_jax.evaluation.observations import Observations
 from dpm_jax.evaluation.posterior_samples import Draws
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import experiment
+from dpm_jax.training.build import experiment as built_from
 
 RNG = np.random.default_rng(0)
 PIXELS = standardization.of_pixels(100.0, 3000.0, 256)
@@ -24,7 +25,7 @@ BITS = standardization.identity()
 def build(shape, **fields):
     config = config_lib.default()
     config.update_from_flattened_dict(fields)
-    return experiment.build(config, shape)
+    return built_from(config, shape)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks, observations, posterior_samples
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.posterior_samples import Plan
-from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training import build, loop, workdir
 from tests.test_commands import QUICK, refused, run
 
 IMAGES = [
@@ -60,7 +60,7 @@ def leaves(tmp_path_factory):
 
 def opened(where):
     description = workdir.read(where)
-    built = experiment.build(description.config, description.shape)
+    built = build.experiment(description.config, description.shape)
     return built, loop.load_params(built, where)[1], description.standardization
 
 

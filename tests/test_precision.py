@@ -13,8 +13,8 @@ from dpm_jax import optimal, schedules
 from dpm_jax.data import swiss_roll
 from dpm_jax.nets.convolution import conv
 from dpm_jax.processes import Gaussian
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 
 KEY = jax.random.key(0)
 PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution|dot)\b.*")
@@ -47,7 +47,7 @@ def loss_and_gradient(name, shape, changes, precision):
     with config.unlocked():
         for field, value in changes.items():
             config.update_from_flattened_dict({field: value})
-    built = experiment.build(config, shape)
+    built = build.experiment(config, shape)
     params = jax.eval_shape(built.init, KEY)
     x_0 = jax.ShapeDtypeStruct((4, *shape), jnp.float32)
     return jax.value_and_grad(built.loss, has_aux=True), params, KEY, x_0, built.memory

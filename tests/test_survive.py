@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dpm_jax.errors import UserError
-from dpm_jax.training import experiment, loop, metrics
+from dpm_jax.training import build, loop, metrics
 from dpm_jax.training import profile as trace
 from dpm_jax.training import workdir as workdirs
 from dpm_jax.training.stop import StopSignal
@@ -66,7 +66,7 @@ def start(where, env, *flags, **how):
 
 def params_of(where):
     description = workdirs.read(where)
-    step, params = loop.load_params(experiment.build(description.config, description.shape), where)
+    step, params = loop.load_params(build.experiment(description.config, description.shape), where)
     return step, jax.device_get(params)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
+from dpm_jax.training import build, feed, loop, step
 from dpm_jax.training import checkpoints as checkpoints_lib
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, feed, loop, step
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
 
@@ -33,8 +33,8 @@ def small(**changes):
             **{name.replace("__", "."): value for name, value in changes.items()},
         }
     )
-    source = experiment.open_source(config)
-    return experiment.build(config, source.shape), source
+    source = build.source(config)
+    return build.experiment(config, source.shape), source
 
 
 def run_steps_of(built, source):
@@ -500,7 +500,7 @@ def test_dropout_acts_in_training_alone_and_remat_changes_nothing():
                 **changes,
             }
         )
-        return experiment.build(config, (8, 8, 1))
+        return build.experiment(config, (8, 8, 1))
 
     plain, dropping, again = net(), net(**{"network.unet.dropout": 0.5}), net(**{"network.unet.remat": True})
     # Zero kernels would hide what comes before them.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from benchmarks.peers import networks, work
 from dpm_jax import objectives, predictions, sampling
 from dpm_jax.model import Model
+from dpm_jax.training import build, step
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment, step
 from dpm_jax.training.experiment import Experiment
 
 
@@ -27,7 +27,7 @@ def _experiment(shape: tuple[int, ...], module: Any) -> Experiment:
     c.optimizer.learning_rate, c.optimizer.warmup_steps = work.LEARNING_RATE, 0
     c.optimizer.decay.name = "constant_schedule"
     c.optimizer.clip_norm, c.optimizer.ema_decay = work.CLIP_NORM, work.EMA_DECAY
-    built = experiment.build(c, (2,))
+    built = build.experiment(c, (2,))
     process: Any = built.model(built.init(jax.random.key(0))).process
 
     def model(params: Any, key: Any = None) -> Model:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpm_jax.data.standardization import FARTHEST
 
-__all__ = ["Split", "apart", "integers", "load", "read_table", "split"]
+__all__ = ["Split", "apart", "checked", "integers", "load", "read_table", "split"]
 
 # Rows by which the middle of the data and their spread are found: quantiles need no more.
 _FOR_QUANTILES = 10_000
@@ -45,6 +45,15 @@ def load(path: str | Path) -> np.ndarray:
                 loaded = archive["samples"]
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    return checked(loaded, path)
+
+
+def checked(loaded: np.ndarray, path: str | Path) -> np.ndarray:
+    """Return an array as `load` does, or refuse it; `path` is its name, for messages.
+
+    Raises:
+      ValueError: as `load`, but for files that can't be read.
+    """
     if loaded.ndim not in (2, 3, 4) or loaded.shape[0] < 2 or 0 in loaded.shape:
         raise ValueError(
             f"{path} has shape {loaded.shape}; vectors need [N, d], images [N, H, W] or [N, H, W, C], with N >= 2"

@@ -9,7 +9,18 @@ import numpy as np
 
 from dpm_jax.data import arrays
 
-__all__ = ["Collection", "ImageSet", "Labelled", "apart", "check_shapes", "collect", "crops", "moments", "split"]
+__all__ = [
+    "Collection",
+    "ImageSet",
+    "Labelled",
+    "apart",
+    "check_shapes",
+    "collect",
+    "crops",
+    "moments",
+    "split",
+    "split_lazily",
+]
 
 # [N, H, W, C] where all have one size; one [H, W, C] after another where they have not, or where
 # each is decoded when it is looked at.
@@ -107,6 +118,12 @@ def split(images: Sequence[np.ndarray], fraction: float, crop: int | None) -> Im
             f"an image of height {height} has no room for crops of {crop} to train on and others to evaluate on"
         )
     return ImageSet(images[0][None, :-rows], images[0][None, -rows:], crop)
+
+
+def split_lazily(images: Sequence[np.ndarray], fraction: float, crop: int | None) -> ImageSet:
+    """Keep a fraction of the images back, as `split`, without looking at them."""
+    train, held_out = arrays.split(np.arange(len(images)), fraction)
+    return ImageSet(_Chosen(images, train), _Chosen(images, held_out), crop)
 
 
 class _Chosen(Sequence[np.ndarray]):

@@ -15,6 +15,7 @@ from jax import Array
 from dpm_jax.data import arrays, dead_leaves, heartbeat, image_set, stream, swiss_roll
 from dpm_jax.data.image_set import ImageSet
 from dpm_jax.data.standardization import Standardization, fit, identity, of_pixels
+from dpm_jax.numerics import refuse
 
 __all__ = [
     "Source",
@@ -62,6 +63,7 @@ class Source(NamedTuple):
       validation: as `held_out`, of the training split, but kept apart from what is trained on: checkpoints are
         compared on these, so that the held-out examples decide nothing. None where every example is fresh.
       num_validation: how many of those exist; None where there is no end.
+      binary: whether examples are bits, 0 and 1.
     """
 
     shape: tuple[int, ...]
@@ -76,10 +78,19 @@ class Source(NamedTuple):
     train_examples: Callable[[int], np.ndarray] | None = None
     validation: Callable[[Array, int], Array] | None = None
     num_validation: int | None = None
+    binary: bool = False
 
 
-def swiss_roll_source(noise: float) -> Source:
-    """The swiss roll; see `swiss_roll`."""
+def swiss_roll_source(noise: float = 0.0035) -> Source:
+    """Draw points of the swiss roll, see `swiss_roll`.
+
+    Args:
+      noise: standard deviation about the curve, in units of the roll's.
+
+    Raises:
+      ValueError: if it is less than 1e-4.
+    """
+    refuse.within("[1e-4, inf)", noise=noise)
     nodes = swiss_roll.quadrature(noise)
     sample = partial(swiss_roll.sample, noise=noise)
     return Source(
@@ -94,8 +105,19 @@ def swiss_roll_source(noise: float) -> Source:
     )
 
 
-def heartbeat_source(length: int, period: int) -> Source:
-    """The binary heartbeat; see `heartbeat`."""
+def heartbeat_source(length: int = 20, period: int = 5) -> Source:
+    """Draw binary heartbeats, see `heartbeat`.
+
+    Args:
+      length: bits of a sequence.
+      period: bits from one beat to the next.
+
+    Raises:
+      ValueError: if either is less than 1, or the period is longer than the sequence.
+    """
+    refuse.within("[1, inf)", length=length, period=period)
+    if period > length:
+        raise ValueError(f"period: must be at most the length {length}, got {period}")
     sample = partial(heartbeat.sample, length=length, period=period)
     return Source(
         shape=(length,),
@@ -107,15 +129,24 @@ def heartbeat_source(length: int, period: int) -> Source:
         log_prob=partial(heartbeat.log_prob, length=length, period=period),
         mean_log_prob=lambda: -float(np.log(period)),
         support=heartbeat.sequences(length, period),
+        binary=True,
     )
 
 
-def dead_leaves_source(size: int, channels: int, r_min: float, r_max: float) -> Source:
-    """Dead leaves; see `dead_leaves`.
+def dead_leaves_source(size: int = 32, channels: int = 1, r_min: float = 2.0, r_max: float = 32.0) -> Source:
+    """Draw images of dead leaves, see `dead_leaves`.
+
+    Args:
+      size: height and width, pixels.
+      channels: of an image.
+      r_min: least radius of a leaf, pixels.
+      r_max: greatest radius of a leaf, pixels.
 
     Raises:
-      ValueError: as `dead_leaves.sample`.
+      ValueError: if a size is less than 1, `r_min` is less than 0.5, or as `dead_leaves.sample`.
     """
+    refuse.within("[1, inf)", size=size, channels=channels)
+    refuse.within("[0.5, inf)", r_min=r_min)
     standardization = _standard_dead_leaves()
     draw = partial(dead_leaves.sample, size=size, channels=channels, r_min=r_min, r_max=r_max)
     jax.eval_shape(lambda: draw(jax.random.key(0), 1))  # wrong settings are refused now
@@ -189,7 +220,7 @@ def image_source(images: ImageSet, validation: float = 0.0, integers: bool = Fal
 
 
 def vector_source(
-    path: Path,
+    path: Path | str,
     data: np.ndarray,
     held_out: float,
     binary: bool,
@@ -246,4 +277,5 @@ def vector_source(
         standardization=standardization,
         validation=partial(some, validated),
         num_validation=len(validated),
+        binary=binary,
     )

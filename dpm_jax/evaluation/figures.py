@@ -71,7 +71,7 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
     title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
     if report.limit_bits is not None:
         title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
-    if experiment.config.kernel == "binomial":
+    if experiment.binary:
         return _bits(key, experiment, params, source, title)
     if len(experiment.shape) == 3:
         return of_images(key, experiment, params, source, title)
@@ -83,7 +83,7 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
 def of_images(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
     """Samples beside the training images nearest to them; beside held-out data where every training image is fresh."""
     sample_key, data_key = jax.random.split(key)
-    samples = draw(sample_key, experiment, params, source.standardization, experiment.config.evaluate.num_samples)
+    samples = draw(sample_key, experiment, params, source.standardization, experiment.evaluate.num_samples)
     pairs = nearest_training(samples, source)
     if pairs is None:
         data = source.standardization.invert(source.held_out(data_key, len(samples)))

@@ -179,7 +179,7 @@ def evaluate(
 def _exact(experiment: Experiment, model: Model, x_0: Array) -> Array | None:
     """log p(x_0) of short strings of bits, [N] nats."""
     (dim, *rest) = experiment.shape
-    if experiment.config.kernel != "binomial" or rest or dim > _MAX_MODEL_BITS:
+    if not experiment.binary or rest or dim > _MAX_MODEL_BITS:
         return None
     log_p: Array = jax.jit(lambda: mesh.gather(likelihood.enumerate_bits(model, dim)[1]))()
     # The strings are in the order of the numbers that they are in binary.

@@ -127,11 +127,7 @@ def _fit_truth(
     truth = _fit_shape(examples.truth, experiment, standardization, name)
     if truth.shape != shape:
         raise UserError(f"{name} has shape {examples.truth.shape}; that of the samples is {examples.samples.shape}")
-    return _fit_values(truth, np.ones(shape, bool), name, _binary(experiment), standardization)
-
-
-def _binary(experiment: Experiment) -> bool:
-    return experiment.config.kernel == "binomial"  # type: ignore[no-any-return]
+    return _fit_values(truth, np.ones(shape, bool), name, experiment.binary, standardization)
 
 
 # --- Observations ---
@@ -160,7 +156,7 @@ def inpainting(
     Raises:
       UserError: if examples or mask do not fit the model, or nothing is observed, or nothing hidden.
     """
-    binary = _binary(experiment)
+    binary = experiment.binary
     samples = _fit_shape(examples.samples, experiment, standardization, examples.name)
     num, shape = len(samples), samples.shape[1:]
     whole = False
@@ -207,7 +203,7 @@ def denoising(
     Raises:
       UserError: if the examples do not fit the model, or are not whole; or the noise is out of range.
     """
-    binary = _binary(experiment)
+    binary = experiment.binary
     if binary and not 0 < noise < 0.5:
         raise UserError(
             f"--noise_sigma: for bits, the probability that one was flipped; must lie in (0, 0.5), got {noise:g}"

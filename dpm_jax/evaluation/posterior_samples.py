@@ -70,7 +70,7 @@ def default_how(experiment: Experiment, model: Model, observations: Observations
     if model.denoise is None:
         return "annealed"
     # Of bits, the weights of guided chains have heavy tails.
-    bits = experiment.config.kernel == "binomial"
+    bits = experiment.binary
     full = not bits and experiment.config.reverse.covariance == "full"
     return "denoised" if full or (bits and num_particles) else "guided"
 
@@ -79,7 +79,7 @@ def evidence(experiment: Experiment, standardization: Standardization, observati
     """The observations as evidence in the model's units, a law [n, *shape]; see `guidance`."""
     mask = jnp.asarray(standardization.keep(observations.mask))
     y = jnp.asarray(standardization.centres(observations.y))
-    if experiment.config.kernel == "binomial":
+    if experiment.binary:
         noise = observations.noise
         odds = np.log((1 - noise) / noise) if noise > 0 else np.inf
         return Bernoulli(jnp.where(mask, jnp.where(y > 0.5, odds, -odds), 0.0))

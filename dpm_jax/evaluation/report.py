@@ -234,10 +234,10 @@ def evaluate(
         entropy_first_bits=mean_bits(result.entropy_first),
         entropy_last_bits=mean_bits(result.entropy_last),
         entropy_prior_bits=mean_bits(result.entropy_prior),
-        edge=experiment.config.edge,
+        edge=experiment.edge,
         unit=source.unit,
         num_examples=len(x_0),
-        num_timesteps=experiment.config.num_timesteps,
+        num_timesteps=experiment.num_timesteps,
         step=step,
         per_step_kl_bits=[float(value) for value in in_unit(per_step)],
     )

@@ -66,7 +66,7 @@ def evaluate(
         raise ValueError("experiment: is not one of cold diffusion")
     data_key, degrade_key = jax.random.split(key)
     x_0 = np.asarray(source.held_out(data_key, num_examples))
-    num_timesteps = experiment.config.num_timesteps
+    num_timesteps = experiment.num_timesteps
 
     @jax.jit
     def errors(params: Params, x_0: Array, number: Array) -> tuple[Array, Array]:

@@ -19,8 +19,8 @@ from dpm_jax.experiments import flags, lanes, record, table
 from dpm_jax.experiments.chart import Layout
 from dpm_jax.experiments.lanes import Lane
 from dpm_jax.experiments.record import Cell, Outcome
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 from dpm_jax.units import bits
 
 __all__ = ["SUMMARY", "add_arguments", "config", "run", "run_cell"]
@@ -86,10 +86,10 @@ def run_cell(cell: Cell, grid: Grid, settings: dict[str, Any]) -> Outcome:
       settings: as `config`.
     """
     c = config(grid, int(cell["width"]), settings)
-    source = experiment.open_source(c)
+    source = build.source(c)
     tried = [(o, rate) for o in OPTIMIZERS for rate in RATES]
     numbers = lanes.stack([Lane(rate, adam=o == "Adam") for o, rate in tried])
-    program = lanes.build([experiment.build(c, source.shape)], numbers, source.supply)
+    program = lanes.build([build.experiment(c, source.shape)], numbers, source.supply)
     data_key, noise_key = jax.random.split(jax.random.key(c.seed + 1))
     x_0 = source.held_out(data_key, c.evaluate.num_examples)
 
@@ -127,7 +127,7 @@ def run(arguments: Namespace) -> None:
     print(f"an epoch: {settings['epoch_steps'] * settings['batch_size']} fresh sequences")
     path = arguments.out / "heartbeat.json"
     outcomes = record.complete(path, settings, cells, lambda cell: run_cell(cell, grid, settings))
-    source = experiment.open_source(config(grid, 1, settings))
+    source = build.source(config(grid, 1, settings))
     assert source.mean_log_prob is not None
     layout = Layout(x="epochs", column="width", colour="optimizer", style="learning rate")
     flags.finish(path, outcomes, layout, bits(source.mean_log_prob()), _FLOOR)

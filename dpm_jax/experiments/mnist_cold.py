@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from dpm_jax.errors import UserError
 from dpm_jax.experiments import mnist_objectives, mnist_runs
 from dpm_jax.experiments.mnist_objectives import quality_lines
-from dpm_jax.training import experiment
+from dpm_jax.training import build
 from dpm_jax.training.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
@@ -38,7 +38,7 @@ def run(arguments: Namespace) -> None:
     judge = mnist_runs.judge(arguments.out, arguments.data_dir)
     folder = arguments.out / "mnist"
     ddpm = mnist_objectives.configs(arguments.steps, arguments.num_timesteps)["ddpm"]
-    source = experiment.open_source(ddpm, arguments.data_dir)
+    source = build.source(ddpm, arguments.data_dir)
     noisy = mnist_runs.train(ddpm, folder / "ddpm", source)
     config = mnist_runs.config_of("cold_blur_mnist")
     config.num_timesteps = arguments.cold_timesteps

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from dpm_jax.evaluation import plots, report
 from dpm_jax.experiments import mnist_runs
 from dpm_jax.experiments.mnist_runs import Quality
-from dpm_jax.training import experiment
+from dpm_jax.training import build
 from dpm_jax.training.storage import write_json
 
 __all__ = ["SUMMARY", "add_arguments", "configs", "run", "table"]
@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> None:
     rows: dict[str, Any] = {}
     shown = {}
     both = configs(arguments.steps, arguments.num_timesteps)
-    source = experiment.open_source(both["ddpm"], arguments.data_dir)
+    source = build.source(both["ddpm"], arguments.data_dir)
     for name, config in both.items():
         trained = mnist_runs.train(config, arguments.out / "mnist" / name, source)
         bound = report.evaluate(

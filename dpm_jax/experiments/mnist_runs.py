@@ -18,7 +18,7 @@ from dpm_jax.evaluation import classifier as classifiers
 from dpm_jax.evaluation import fidelity, images, neighbours, parzen, plots, short_chains
 from dpm_jax.evaluation.classifier import Classifier
 from dpm_jax.evaluation.samples import draw
-from dpm_jax.training import experiment, loop, workdir
+from dpm_jax.training import build, loop, workdir
 from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = [
@@ -124,7 +124,7 @@ def config_of(name: str) -> ConfigDict:
 
 def train(config: ConfigDict, where: Path, source: Source) -> Run:
     """Train as train.py does; a run that is finished is only read."""
-    built = experiment.build(config, source.shape)
+    built = build.experiment(config, source.shape)
     try:
         workdir.claim(where, config, source)
     except UserError as error:
@@ -140,7 +140,7 @@ def rebuilt(run: Run, changes: dict[str, Any]) -> Experiment:
     """The run's experiment with other settings of sampling."""
     config = run.experiment.config.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
-    return experiment.build(config, run.experiment.shape)
+    return build.experiment(config, run.experiment.shape)
 
 
 def judge(out: Path, data_dir: str | None) -> Judge:

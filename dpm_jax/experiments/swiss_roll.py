@@ -18,8 +18,8 @@ from dpm_jax.experiments import flags, lanes, record, table
 from dpm_jax.experiments.chart import Layout
 from dpm_jax.experiments.lanes import Lane
 from dpm_jax.experiments.record import Cell, Outcome
+from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
-from dpm_jax.training import experiment
 from dpm_jax.units import bits
 
 __all__ = ["OPTIMIZERS", "SUMMARY", "add_arguments", "config", "run", "run_cell"]
@@ -96,8 +96,8 @@ def run_cell(cell: Cell, features: tuple[int, ...], settings: dict[str, Any]) ->
       settings: as `config`.
     """
     configs = [config(s, int(cell["T"]), LOSSES[str(cell["loss"])], features, settings) for s in SCHEDULES]
-    source = experiment.open_source(configs[0])
-    built = [experiment.build(c, source.shape) for c in configs]
+    source = build.source(configs[0])
+    built = [build.experiment(c, source.shape) for c in configs]
     program = lanes.build(built, lanes.stack(list(OPTIMIZERS.values())), source.supply)
 
     began = time.perf_counter()
@@ -135,7 +135,7 @@ def run(arguments: Namespace) -> None:
     outcomes = record.complete(
         path, settings, cells, lambda cell: run_cell(cell, grid.networks[str(cell["network"])], settings)
     )
-    source = experiment.open_source(config_lib.default())
+    source = build.source(config_lib.default())
     assert source.mean_log_prob is not None
     layout = Layout(x="T", column="optimizer", line="network", colour="schedule", style="loss")
     flags.finish(path, outcomes, layout, bits(source.mean_log_prob()), _FLOOR)

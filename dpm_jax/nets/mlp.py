@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.nets.shapes import check_vector
 from dpm_jax.nets.time import PerTimestepReadout
+from dpm_jax.numerics import refuse
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["SigmoidMLP", "TimeMLP"]
@@ -34,6 +36,17 @@ class TimeMLP(nn.Module):
     num_bumps: int = 10
     num_frequencies: int = 0
     frequency_scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        refuse.widths("features", self.features)
+        refuse.within("[1, inf)", num_bumps=self.num_bumps)
+        refuse.within("[0, inf)", num_frequencies=self.num_frequencies, frequency_scale=self.frequency_scale)
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """See that examples of this shape can be given to it."""
+        check_vector(shape)
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
@@ -66,6 +79,15 @@ class SigmoidMLP(nn.Module):
     num_outputs: int
     num_timesteps: int
     features: tuple[int, ...] = (50, 50, 50)
+
+    def __post_init__(self) -> None:
+        refuse.widths("features", self.features)
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """See that examples of this shape can be given to it."""
+        check_vector(shape)
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

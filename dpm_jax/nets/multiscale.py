@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from jax import Array
 
 from dpm_jax.nets.convolution import Conv
 from dpm_jax.nets.resampling import mean_pool, upsample
+from dpm_jax.nets.shapes import check_divisible, check_image
 from dpm_jax.nets.time import BumpReadout
+from dpm_jax.numerics import refuse
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["MultiscaleConv", "MultiscaleNet"]
@@ -89,6 +91,28 @@ class MultiscaleNet(nn.Module):
     film: bool = False
     num_bumps: int = 10
     dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        refuse.one_of("activation", self.activation, get_args(Activation))
+        refuse.within("[1, 12]", num_scales=self.num_scales)
+        for name in ("features", "kernel_size", "dense_features", "dense_outputs", "pointwise_features", "num_bumps"):
+            refuse.within("[1, inf)", **{name: getattr(self, name)})
+        for name in ("num_layers", "dense_layers", "pointwise_layers"):
+            refuse.within("[0, inf)", **{name: getattr(self, name)})
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: must be odd, got {self.kernel_size}")
+        if self.num_layers == self.dense_layers == 0:
+            raise ValueError("num_layers and dense_layers are both 0; one path is needed")
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """See that examples of this shape can be given to it, or to the one that was trained on another shape."""
+        check_image(shape)
+        if trained is not None and self.dense_layers:
+            (h, w), (height, width) = trained[:2], shape[:2]
+            raise ValueError(f"has a dense path, which takes images of {h}x{w} only, got {height}x{width}")
+        check_divisible(shape, 2 ** (self.num_scales - 1))
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

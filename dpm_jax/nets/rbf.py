@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.nets.shapes import check_vector
 from dpm_jax.nets.time import PerTimestepReadout
+from dpm_jax.numerics import refuse
 
 __all__ = ["RBF"]
 
@@ -26,6 +28,15 @@ class RBF(nn.Module):
     num_outputs: int
     num_timesteps: int
     units: int = 16
+
+    def __post_init__(self) -> None:
+        refuse.within("[1, inf)", units=self.units)
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """See that examples of this shape can be given to it."""
+        check_vector(shape)
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

@@ -12,6 +12,8 @@ from jax import Array
 
 from dpm_jax.nets.convolution import Conv
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
+from dpm_jax.nets.shapes import check_divisible, check_image
+from dpm_jax.numerics import refuse
 from dpm_jax.schedules import bump_basis
 
 __all__ = ["UNet"]
@@ -53,6 +55,28 @@ class UNet(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        refuse.widths("features", self.features)
+        refuse.within("[0, 1)", dropout=self.dropout)
+        for name in ("num_blocks", "patch_size", "num_heads", "num_groups", "num_bumps"):
+            refuse.within("[1, inf)", **{name: getattr(self, name)})
+        if self.attention and self.features[-1] % self.num_heads:
+            width = self.features[-1]
+            raise ValueError(f"num_heads: must divide the {width} features of the last level, got {self.num_heads}")
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """See that examples of this shape can be given to it, or to the one that was trained on another shape."""
+        check_image(shape)
+        if trained is not None and self.attention:
+            (h, w), (height, width) = trained[:2], shape[:2]
+            raise ValueError(
+                f"has attention that was trained at one size, {h}x{w}, got {height}x{width}; train with "
+                "--config.network.unet.attention=False"
+            )
+        check_divisible(shape, self.patch_size * 2 ** (len(self.features) - 1))
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

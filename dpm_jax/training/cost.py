@@ -71,7 +71,7 @@ def chip(device_kind: str) -> Chip | None:
 
 def step_flops(experiment: Experiment, state: TrainState) -> float:
     """Operations of one optimizer step, on all devices together; state may be shapes and dtypes."""
-    x_0 = jax.ShapeDtypeStruct((experiment.config.train.batch_size, *experiment.shape), jnp.float32)
+    x_0 = jax.ShapeDtypeStruct((experiment.train.batch_size, *experiment.shape), jnp.float32)
     return flops.count(partial(step_lib.train_step, experiment), state, jax.random.key(0), x_0)
 
 

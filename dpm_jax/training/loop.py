@@ -86,7 +86,7 @@ def train(
         (the last checkpoint stays).
       KeyboardInterrupt: at a second Ctrl-C; it says which checkpoint there is.
     """
-    config, settings = experiment.config, experiment.config.train
+    settings = experiment.train
     with Checkpoints(workdir, keep_every=settings.keep_every, report=report) as checkpoints:
         if decided_by_first(checkpoints.latest) is None:
             state = jax.jit(lambda: mesh.shard(step_lib.init(experiment)))()
@@ -94,7 +94,7 @@ def train(
             state = checkpoints.restore(_abstract_state(experiment))
             report(f"going on from step {int(state.step)} in {workdir}")
         step = int(state.step)
-        data = feed.open_feed(source.supply, config.seed, settings.batch_size, step, settings.log_every)
+        data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, step, settings.log_every)
         run_steps = step_lib.make_run_steps(experiment, data.draw)
         periods = settings.log_every, settings.checkpoint_every, data.capacity or settings.log_every
 
@@ -158,8 +158,8 @@ def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
 
 def dry_run(experiment: Experiment, source: Source) -> Cost:
     """What a step of `train` costs."""
-    config = experiment.config
-    data = feed.open_feed(source.supply, config.seed, config.train.batch_size, 0, config.train.log_every)
+    settings = experiment.train
+    data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, 0, settings.log_every)
     return cost.measure(experiment, data, _abstract_state(experiment))
 
 
@@ -198,7 +198,7 @@ class _Log:
         # The one thing that is waited for and read; nothing is asked of the device, which has the next to do.
         progress = jax.device_get(on_device)
         if (failed_at := int(progress.failed_at)) >= 0:
-            most = self._experiment.config.train.max_skipped
+            most = self._experiment.train.max_skipped
             raise UserError(
                 f"loss or gradient not finite at step {failed_at}, the {most}. in a row; {self._checkpoints.kept()}; "
                 "try a lower optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"

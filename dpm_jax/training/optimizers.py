@@ -1,10 +1,7 @@
-"""Any optimizer and learning-rate schedule of Optax, by name."""
+"""Any optimizer and learning-rate schedule of Optax, by name, or one's own, as "package.module:callable"."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +12,8 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from dpm_jax.errors import UserError
+from dpm_jax.numerics import refuse
+from dpm_jax.training import parts
 
 __all__ = ["LearningRate", "build", "learning_rate"]
 
@@ -24,49 +23,43 @@ LearningRate = Callable[[Array], Array]
 # What the schedules of Optax call the learning rate that they begin or peak with, and their length.
 _PEAKS = ("peak_value", "init_value", "value")
 _LENGTHS = ("decay_steps", "transition_steps")
-
-
-def _options(field: str, text: str) -> dict[str, Any]:
-    """'b1=0.9, nesterov=True' as a dict of literals."""
-    try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
-            raise ValueError
-        return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, TypeError):
-        raise UserError(f"{field}: must be like 'momentum=0.9, nesterov=True', got {text!r}") from None
-
-
-def _parameters(function: Any) -> list[str]:
-    try:
-        return list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return []
+# Optax takes any value of these.
+_WITHIN = {
+    **dict.fromkeys(("b1", "b2", "momentum"), "[0, 1)"),
+    "weight_decay": "[0, inf)",
+    "alpha": "[0, 1]",
+    "decay_rate": "(0, inf)",
+}
 
 
 def _find(field: str, name: str, wanted: tuple[str, ...]) -> Callable[..., Any]:
-    """The function of Optax of this name that takes one of the parameters `wanted`."""
+    """Return the function of Optax of this name, or of one's own, that takes one of the parameters `wanted`."""
+    if ":" in name:
+        own = parts.find(field, name, {})
+        if not set(wanted) & set(parts.parameters(own)):
+            raise UserError(f"{field}: '{name}' must take {' or '.join(wanted)}")
+        return own
 
     def fits(other: str) -> bool:
-        return not other.startswith("_") and bool(set(wanted) & set(_parameters(getattr(optax, other, None))))
+        found = getattr(optax, other, None)
+        return not other.startswith("_") and callable(found) and bool(set(wanted) & set(parts.parameters(found)))
 
     if fits(name):
         return getattr(optax, name)  # type: ignore[no-any-return]
-    close = difflib.get_close_matches(name, filter(fits, dir(optax)), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = refuse.nearest(name, filter(fits, dir(optax)))
     raise UserError(f"{field}: Optax has no such function that takes a {' or '.join(wanted)}: {name!r}{hint}")
 
 
 def _arguments(settings: ConfigDict, field: str, function: Callable[..., Any], ours: tuple[str, ...]) -> dict[str, Any]:
-    """Those of the section of this name, if there is one, and the options over them."""
-    given = settings[settings.name].to_dict() if settings.name in settings else {}
-    given |= _options(f"{field}.options", settings.options)
-    known = [name for name in _parameters(function) if name not in ours]
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{field}.options: optax.{settings.name} takes {', '.join(known)}, not {name!r}{hint}")
+    """Return those of the section of this name, if there is one, and the options over them."""
+    given: dict[str, Any] = settings[settings.name].to_dict() if settings.name in settings else {}
+    given |= parts.options(f"{field}.options", settings.options)
+    parts.check(function, given, f"{field}.options", ours)
+    for name in _WITHIN.keys() & given.keys():
+        try:
+            refuse.within(_WITHIN[name], **{name: given[name]})
+        except ValueError as error:
+            raise UserError(f"{field}.{settings.name}.{error}") from None
     return given
 
 
@@ -83,7 +76,7 @@ def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
     decay, field = settings.decay, "config.optimizer.decay"
     peak = settings.learning_rate
     function = _find(f"{field}.name", decay.name, _PEAKS)
-    parameters = _parameters(function)
+    parameters = parts.parameters(function)
     name = next(name for name in _PEAKS if name in parameters)
     # A schedule that has a peak has a warm-up of its own.
     warmup = 0 if name == "peak_value" else min(settings.warmup_steps, num_steps // 2)
@@ -116,7 +109,15 @@ def build(settings: ConfigDict, num_steps: int) -> tuple[optax.GradientTransform
     Raises:
       UserError: if a name or an option is not Optax's, or the optimizer needs more than gradients.
     """
-    rate, field = learning_rate(settings, num_steps), "config.optimizer"
+    field = "config.optimizer"
+    try:
+        refuse.within("(0, inf)", learning_rate=settings.learning_rate)
+        refuse.within("(0, inf]", clip_norm=settings.clip_norm)
+        refuse.within("[0, 1)", ema_decay=settings.ema_decay)
+        refuse.within("[0, inf)", warmup_steps=settings.warmup_steps)
+    except ValueError as error:
+        raise UserError(f"{field}.{error}") from None
+    rate = learning_rate(settings, num_steps)
     function = _find(f"{field}.name", settings.name, ("learning_rate",))
     given = _arguments(settings, field, function, ("learning_rate",))
     try:

@@ -78,7 +78,7 @@ def no_progress() -> Progress:
 
 def init(experiment: Experiment) -> TrainState:
     """The state before the first step, a function of the config's seed."""
-    params = experiment.init(streams(experiment.config.seed).init)
+    params = experiment.init(streams(experiment.seed).init)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         num_updates=jnp.zeros((), jnp.int32),
@@ -94,7 +94,7 @@ def init(experiment: Experiment) -> TrainState:
 def _loss_and_grads(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[Array, Memory, Params]:
     """Of a batch, in as many parts as the config says: (mean loss, memory after the last, mean gradient)."""
     loss_and_grad = jax.value_and_grad(experiment.loss, has_aux=True)
-    num = experiment.config.train.accumulate
+    num = experiment.train.accumulate
     if num == 1:
         (loss, memory), grads = loss_and_grad(state.params, key, x_0, state.memory)
         return loss, memory, grads
@@ -118,7 +118,7 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
     loss, memory, grads = _loss_and_grads(experiment, state, key, x_0)
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = experiment.config.optimizer.ema_decay
+    decay = experiment.ema_decay
     average = optax.tree.update_moment(params, state.average, decay, order=1)
     grad_norm = optax.tree.norm(grads)
     num_updates = state.num_updates + 1
@@ -138,7 +138,7 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
 
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:
     """The exponential moving average of the parameters, corrected for its start (exact from step 1)."""
-    decay = experiment.config.optimizer.ema_decay
+    decay = experiment.ema_decay
     num = state.num_updates
     corrected = optax.tree.bias_correction(state.average, decay, jnp.maximum(num, 1))
     params: Params = jax.tree.map(lambda a, p: jnp.where(num == 0, p, a), corrected, state.params)
@@ -155,12 +155,12 @@ def make_run_steps(
     dispatches before, which is added to. It stops early when `train.max_skipped` steps in a row had a loss or gradient
     that was not finite; from then on it does nothing. The state is donated.
     """
-    most = experiment.config.train.max_skipped
+    most = experiment.train.max_skipped
 
     def run_steps(
         state: TrainState, num: int, batches: Any = None, so_far: Progress | None = None
     ) -> tuple[TrainState, Progress]:
-        train_key = streams(experiment.config.seed).train
+        train_key = streams(experiment.seed).train
         end = state.step + num
         start = state.step
 

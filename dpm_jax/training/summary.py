@@ -20,10 +20,8 @@ def summary(experiment: Experiment) -> str:
     x, t = jax.ShapeDtypeStruct((1, *experiment.shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     cost = jax.jit(experiment.network).lower(params, x, t).cost_analysis()
     flops = (cost or {}).get("flops", float("nan"))
-    name = experiment.config.network.name
-    line = f"{name}: {num_params:,} parameters, {flops / 1e6:,.2f} MFLOP an example"
-    if name == "unet":
-        groups = experiment.config.network.unet.num_groups
+    line = f"{experiment.config.network.name}: {num_params:,} parameters, {flops / 1e6:,.2f} MFLOP an example"
+    if groups := getattr(experiment.module, "num_groups", None):
         normalised = [
             leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "GroupNorm" in str(path)
         ]

@@ -61,8 +61,8 @@ def validate(experiment: Experiment, source: Source) -> Callable[[TrainState], V
       experiment: what is trained.
       source: its data, of which `validation` is looked at.
     """
-    settings = experiment.config.train
-    data_key, noise_key = jax.random.split(streams(experiment.config.seed).validation)
+    settings = experiment.train
+    data_key, noise_key = jax.random.split(streams(experiment.seed).validation)
     draw = source.validation or source.held_out
     endless = source.validation is None or source.num_validation is None
     num = _NUM_EXAMPLES if endless else min(_NUM_EXAMPLES, source.num_validation or 1)

@@ -1,0 +1,341 @@
+"""From a config to the objects that it describes. The one reader of configs.
+
+A part of a config (network, data, schedule, optimizer, objective, ...) is a callable that it names, see `parts`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from dpm_jax import bound, predictions, schedules, timesteps
+from dpm_jax.data import own, tfds
+from dpm_jax.data.sources import Source
+from dpm_jax.errors import UserError
+from dpm_jax.model import Model, forward_edge
+from dpm_jax.numerics import refuse
+from dpm_jax.predictions import FIXED, Network
+from dpm_jax.processes import Binomial, Gaussian
+from dpm_jax.schedules import Schedule
+from dpm_jax.training import build_cold, networks, optimizers, parts
+from dpm_jax.training import config as config_lib
+from dpm_jax.training.experiment import Experiment, Memory, Params
+from dpm_jax.training.parts import Part
+from dpm_jax.training.settings import Evaluate, Train
+
+__all__ = ["experiment", "source"]
+
+# The algebra of full covariances is unrolled over dimensions: compilation takes seconds at 4, minutes at 10.
+_MAX_FULL_DIM = 6
+
+# Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
+_MOST_LEFT = 0.5
+
+# The greatest factor by which an error of a predicted epsilon may enter x_{t-1}. It is 32 where beta_t is at most
+# 0.999, as in cosine schedules, and has no limit where one step erases all signal.
+_MOST_AMPLIFIED = 100.0
+
+_OBJECTIVES = {name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")}
+_TIME_SAMPLERS = {name: f"dpm_jax.timesteps:{name}" for name in ("low_discrepancy", "antithetic", "uniform")}
+
+
+class _Settings(NamedTuple):
+    train: Train
+    evaluate: Evaluate
+
+
+def experiment(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
+    """Return the experiment that a config describes, for examples of this shape.
+
+    Args:
+      config: see `config.default`.
+      shape: of one example; `source(config).shape`, or what the workdir remembers of it.
+
+    Raises:
+      UserError: if the config is not valid.
+    """
+    settings = _checked(config)
+    optimizer, learning_rate = optimizers.build(config.optimizer, settings.train.steps)
+    if config.kernel == "cold":
+        made = build_cold.cold(config, shape, settings.train)
+    else:
+        made = _with_likelihood(config, shape, settings.train)
+    return Experiment(
+        config=config,
+        shape=shape,
+        seed=config.seed,
+        num_timesteps=config.num_timesteps,
+        edge=config.edge,
+        binary=config.kernel == "binomial",
+        train=settings.train,
+        evaluate=settings.evaluate,
+        ema_decay=config.optimizer.ema_decay,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        **made,
+    )
+
+
+def _checked(config: ConfigDict) -> _Settings:
+    """Refuse what no part knows."""
+    config_lib.check(config)
+    try:
+        refuse.within("[0, 4294967295)", seed=config.seed)
+        refuse.within("[1, inf)", num_timesteps=config.num_timesteps)
+        refuse.one_of("kernel", config.kernel, ("gaussian", "binomial", "cold"))
+        refuse.one_of("edge", config.edge, ("forward", "decoder"))
+        refuse.within("[-1, inf)", **{f"mesh.{name}": value for name, value in config.mesh.items()})
+    except ValueError as error:
+        raise UserError(f"config.{error}") from None
+    return _Settings(
+        parts.call(Train, config.train.to_dict(), "config.train"),
+        parts.call(Evaluate, config.evaluate.to_dict(), "config.evaluate"),
+    )
+
+
+def source(
+    config: ConfigDict,
+    data_dir: str | None = None,
+    *,
+    download: tfds.Download = "never",
+    report: Callable[[str], None] = print,
+) -> Source:
+    """Open the data that a config describes.
+
+    Args:
+      config: see `config.default`.
+      data_dir: folder that data files are looked for in; None for the current one, and for that of TFDS.
+      download: what to do where a TFDS dataset is not prepared there.
+      report: told how much was read and what was left out, and before something is downloaded.
+
+    Raises:
+      UserError: if the config is not valid, or its data are not there or not fit.
+    """
+    _checked(config)
+    data, binary = config.data, config.kernel == "binomial"
+    try:
+        refuse.within("[0, 1)", validation=data.validation)
+        refuse.within("[0, inf)", crop=data.crop)
+    except ValueError as error:
+        raise UserError(f"config.data.{error}") from None
+    part = parts.part(data, "config.data", parts.SHORT_NAMES["data"])
+    crop = data.crop or None
+    known = {"data_dir": data_dir, "crop": crop, "validation": data.validation, "binary": binary}
+    make = partial(part, **known, download=download, report=report)
+    if part.name in data:
+        if crop and not part.takes("crop"):
+            raise UserError(f"config.data.crop: data '{part.name}' are not cut; leave it 0")
+        found: Source = make()
+    else:
+        try:
+            found = own.own_source(make, part.name, binary=binary, crop=crop, validation=data.validation, report=report)
+        except ValueError as error:
+            raise UserError(f"config.data.name: {error}") from error
+    if found.binary != binary and binary:
+        kind = "images" if len(found.shape) == 3 else "real numbers"
+        raise UserError(f"config.kernel: 'binomial' needs bits, and data '{part.name}' are {kind}")
+    if found.binary != binary:
+        raise UserError(f"config.kernel: data '{part.name}' are bits, which need kernel 'binomial'")
+    return found
+
+
+def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train) -> dict[str, Any]:
+    """Return the fields of an `Experiment` whose chain has noise."""
+    base = _schedule(config)
+    num_outputs, to_model = _reverse(config, shape)
+    module = networks.module(config, shape, num_outputs, _clock(base))
+
+    def init(key: Array) -> Params:
+        params: Params = {"network": networks.init(module, key, shape)}
+        if config.schedule.learned:
+            params["schedule"] = jnp.zeros(config.schedule.num_bumps)
+        return params
+
+    network = networks.applied(module, config.network.precision)
+
+    def model(params: Params, key: Array | None = None) -> Model:
+        schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
+        made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
+        return forward_edge(made) if config.edge == "forward" else made
+
+    def validation_loss(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
+        found = bound.estimate(key, model(params), x_0, edge=config.edge)
+        return -found.k, found.stderr
+
+    memory, loss = _loss(config, train, base, model)
+    return {
+        "module": module,
+        "init": init,
+        "network": network,
+        "model": model,
+        "cold": None,
+        "memory": memory,
+        "loss": loss,
+        "validation_loss": validation_loss,
+    }
+
+
+def _schedule(config: ConfigDict) -> Schedule:
+    part = parts.part(config.schedule, "config.schedule", parts.SHORT_NAMES["schedule"])
+    schedule = part(num_timesteps=config.num_timesteps)
+    field = part.field if part.name in config.schedule else "config.schedule.name"
+    if not isinstance(schedule, Schedule):
+        raise UserError(f"{field}: must return a dpm_jax.Schedule, got {type(schedule).__name__}")
+    if schedule.num_timesteps != config.num_timesteps:
+        raise UserError(f"{field}: has {schedule.num_timesteps} steps; config.num_timesteps is {config.num_timesteps}")
+    if config.kernel == "gaussian" and not bool(jnp.isfinite(schedule.log_nsr[-1])):
+        raise UserError(f"{field}: kernel 'gaussian' needs alpha_bar_T > 0; raise alpha_bar_final")
+    left = float(schedule.alpha_bar[-1])
+    if left > _MOST_LEFT:
+        raise UserError(
+            f"{field}: after T = {config.num_timesteps} steps alpha_bar_T = {left:.2g} of the data is left, and the "
+            "prior knows nothing of it; raise num_timesteps, or the betas"
+        )
+    if config.schedule.learned:
+        if config.kernel == "binomial":
+            raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
+        if config.schedule.num_bumps < 1:
+            raise UserError(f"config.schedule.num_bumps: must lie in [1, inf), got {config.schedule.num_bumps}")
+    _check_amplification(config, schedule)
+    return schedule
+
+
+def _check_amplification(config: ConfigDict, schedule: Schedule) -> None:
+    """Refuse predictions that are divided by a signal which one step erases.
+
+    The guess of x_0 is divided by sqrt(alpha_bar_t), so an error of a predicted epsilon or residual is
+    beta_t / (sqrt(1 - beta_t) sigma_t) times as large in the mean of x_{t-1}.
+    """
+    if config.kernel != "gaussian" or config.reverse.prediction not in ("epsilon", "residual"):
+        return
+    log_nsr = np.asarray(schedule.log_nsr[1:], np.float64)
+    log_left = np.logaddexp(0, log_nsr[:-1]) - np.logaddexp(0, log_nsr[1:])  # log(1 - beta_t), t = 2..T
+    factor = -np.expm1(log_left) / np.exp(log_left / 2) / np.sqrt(np.asarray(schedule.sigma2[2:], np.float64))
+    if factor.size and factor.max() > _MOST_AMPLIFIED:
+        t = 2 + int(factor.argmax())
+        raise UserError(
+            f"config.reverse.prediction: '{config.reverse.prediction}' is divided by the signal, of which step t = {t} "
+            f"of schedule '{config.schedule.name}' leaves 1 - beta_t = {math.exp(log_left[t - 2]):.1g}; use v or x_0, "
+            "or a schedule of smaller steps (more timesteps, less noise at the end)"
+        )
+
+
+def _clock(schedule: Schedule) -> Callable[[Array], Array]:
+    """Return t -> position in [0, 1], linear in log nu: the network resolves every noise level alike."""
+    log_nsr = np.asarray(schedule.log_nsr[1:], np.float64)
+    log_nsr = np.minimum(log_nsr, log_nsr[np.isfinite(log_nsr)].max(initial=0.0))
+    span = max(log_nsr[-1] - log_nsr[0], 1e-9)
+    position = jnp.asarray(np.concatenate([[0.0], (log_nsr - log_nsr[0]) / span]), jnp.float32)
+    return lambda t: position[t]
+
+
+def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[[Schedule, Network], Model]]:
+    """Return how many outputs of the network a reverse step needs, and (schedule, network) -> model."""
+    dim, reverse = shape[-1], config.reverse
+    full = reverse.covariance == "full"
+    process: Callable[[Schedule], Any] = Gaussian
+    to_model: Callable[..., Model]
+    if config.kernel == "binomial":
+        num_outputs, process, to_model, user = dim, Binomial, predictions.binomial, "kernel 'binomial'"
+    elif full:
+        num_outputs, to_model, user = dim + dim * (dim + 1) // 2, predictions.full_gaussian, "reverse.covariance 'full'"
+        if len(shape) > 1 or dim > _MAX_FULL_DIM:
+            raise UserError(
+                f"config.reverse.covariance: 'full' is for up to {_MAX_FULL_DIM} dimensions, the data have "
+                f"{math.prod(shape)}; use 'diagonal'"
+            )
+    else:
+        num_outputs, to_model, user = predictions.num_outputs(dim, reverse.variance), predictions.gaussian, ""
+    arguments = {"prediction": reverse.prediction, "variance": reverse.variance}
+    try:
+        refuse.one_of("covariance", reverse.covariance, ("diagonal", "full"))
+        if full and config.kernel == "binomial":
+            raise ValueError("covariance: 'full' is for kernel 'gaussian'")
+        if user:
+            if reverse.variance != "mixed":
+                raise ValueError(f"variance: {user} has none of its own, got '{reverse.variance}'; leave it mixed")
+            del arguments["variance"]
+        # Values are refused when the model is made.
+        to_model(process(schedules.geometric(1)), lambda x_t, t: x_t, **arguments)
+    except ValueError as error:
+        raise UserError(f"config.reverse.{error}") from None
+
+    def of_outputs(schedule: Schedule, outputs: Network) -> Model:
+        return to_model(process(schedule), outputs, **arguments)
+
+    return num_outputs, of_outputs
+
+
+def _loss(
+    config: ConfigDict, train: Train, base: Schedule, model: Callable[..., Model]
+) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
+    """Return the memory that training begins with, and the loss."""
+    edge = config.edge
+    objective = _objective(config, train)
+    if train.time_sampler == "importance":
+
+        def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
+            sampler = timesteps.importance(timesteps.probabilities(table))
+            dropout_key, noise_key = jax.random.split(key)
+            found = bound.estimate(noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler)
+            return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
+
+        return timesteps.table(config.num_timesteps), remembering
+
+    sampler = parts.find("config.train.time_sampler", train.time_sampler, _TIME_SAMPLERS)
+    if train.emphasis > 0:
+        sampler = timesteps.emphasis(base.sigma2**train.emphasis)
+
+    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
+        dropout_key, noise_key = jax.random.split(key)
+        return objective(noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler), memory
+
+    return (), loss
+
+
+def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
+    """Return (key, model, x_0, edge=, time_sampler=) -> the loss."""
+    name, fixed, field = train.objective, config.reverse.variance in FIXED, "config.train.objective"
+    sampler = train.time_sampler
+    if train.emphasis and sampler != "low_discrepancy":
+        raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
+    if name == "restoration":
+        raise UserError(f"{field}: 'restoration' and kernel 'cold' go together, got kernel '{config.kernel}'")
+    if name == "bound":
+        parts.call(_no_options, parts.options("config.train.options", train.options), "config.train.options")
+        return lambda key, model, x_0, **how: -bound.estimate(key, model, x_0, **how).mean
+    if name in ("simple", "hybrid"):
+        if config.kernel == "binomial":
+            raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
+        if name == "simple" and not fixed:
+            raise UserError(
+                f"{field}: 'simple' teaches no variance, and reverse.variance '{config.reverse.variance}' "
+                "is learned; use 'hybrid', or reverse.variance small or large"
+            )
+        if name == "hybrid" and fixed:
+            raise UserError(
+                f"{field}: 'hybrid' teaches a variance, and reverse.variance '{config.reverse.variance}' "
+                "is fixed; use 'simple'"
+            )
+    if config.schedule.learned:
+        raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
+    if train.emphasis or sampler == "importance":
+        raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
+    function = parts.find(field, name, _OBJECTIVES | {"bound": "dpm_jax.bound:estimate"})
+    part = Part(name, function, parts.options("config.train.options", train.options), "config.train.options")
+    part.check("key", "model", "x_0", "edge", "time_sampler")
+    return lambda key, model, x_0, **how: part.function(
+        key, model, x_0, **{k: v for k, v in how.items() if part.takes(k)}, **part.arguments
+    )
+
+
+def _no_options() -> None:
+    """Take no arguments, as the bound."""
