@@ -265,8 +265,11 @@ def test_pixels_are_remembered_by_the_workdir(tmp_path):
     [
         ({"network__name": "time_mlp"}, "'time_mlp' does not take images; use multiscale or unet"),
         ({"data__name": "swiss_roll"}, "'multiscale' does not take vectors; use time_mlp"),
-        ({"network__multiscale__num_scales": 5}, "8x8 are not divisible by 16"),
-        ({"network__name": "unet", "network__unet__features": (8, 8, 8, 8, 8)}, "not divisible by 16"),
+        (
+            {"network__multiscale__num_scales": 5},
+            "needs sides that are multiples of 16, the pixels of its coarsest scale, got 8x8",
+        ),
+        ({"network__name": "unet", "network__unet__features": (8, 8, 8, 8, 8)}, "needs sides that are multiples of 16"),
         ({"network__multiscale__kernel_size": 4}, "must be odd"),
         ({"network__multiscale__num_layers": 0}, "one path is needed"),
         ({"network__unet__features": (8, 9)}, "config.network.unet.num_heads"),
@@ -291,7 +294,7 @@ def test_what_does_not_fit_images_is_refused_in_one_line(changes, words):
     [
         ({"network__multiscale__dense_layers": 1, "network__multiscale__dense_features": 4}, 16, "dense path"),
         ({"network__name": "unet"}, 16, "attention"),
-        ({"network__multiscale__num_scales": 3}, 18, "multiple of 4"),
+        ({"network__multiscale__num_scales": 3}, 18, "multiples of 4"),
     ],
 )
 def test_sizes_that_a_network_cannot_draw(changes, size, words):

@@ -154,7 +154,7 @@ def test_shapes_that_do_not_fit_are_refused(grey, colour, points):
     def refuse(words, x, model, standard=PIXELS):
         refused(["--inpaint: x.npz", words], observations.inpainting, examples(x), model, standard, "left")
 
-    refuse("sides must be multiples of 4, the pixels of the network's coarsest scale, got 8x10", pixels(8, 10), grey)
+    refuse("needs sides that are multiples of 4, the pixels of its coarsest scale, got 8x10", pixels(8, 10), grey)
     refuse("has shape (1, 8, 8, 3); the model takes images of 8 x 8 x 1", pixels(1, 8, 8, 3), grey)
     refuse("has shape (5, 8, 8); the model takes images of 8 x 8 x 3", pixels(5, 8, 8), colour)
     refuse("takes vectors: (2,) or (n, 2)", np.zeros(3), points, REALS)
@@ -164,18 +164,23 @@ def test_shapes_that_do_not_fit_are_refused(grey, colour, points):
 def test_another_size_is_refused_where_the_network_has_one():
     one_size = build((8, 8, 1), **{"network.name": "unet", "network.unet.attention": True})
     refused(
-        "--inpaint: x.npz: attention was trained at one size, 8x8, got 12x16",
+        "--inpaint: x.npz: the network has attention that was trained at one size, 8x8, got 12x16",
         *(observations.inpainting, examples(pixels(12, 16)), one_size, PIXELS, "left"),
     )
     experiment.check_size(one_size, 8)
-    refused("--size: attention was trained at one size, 8x8, got 12;", experiment.check_size, one_size, 12)
+    refused(
+        "--size: the network has attention that was trained at one size, 8x8, got 12x12;",
+        experiment.check_size,
+        one_size,
+        12,
+    )
 
 
 def test_sizes_need_not_be_square(grey):
     experiment.check_size(grey, 16, 4)
     experiment.check_size(grey, 12)
-    refused("--size: must be a multiple of 4, the pixels", experiment.check_size, grey, 10)
-    refused("--x: sides must be multiples of 4", experiment.check_size, grey, 12, 10, "--x")
+    refused("--size: the network needs sides that are multiples of 4, the pixels", experiment.check_size, grey, 10)
+    refused("--x: the network needs sides that are multiples of 4", experiment.check_size, grey, 12, 10, "--x")
 
 
 def test_pixels_are_integers_from_0_to_255(grey):
