@@ -44,6 +44,7 @@ __all__ = [
     "Mean",
     "estimate",
     "evaluate",
+    "fixed_terms",
     "forward_edge_term",
     "mean_and_stderr",
     "prior_term",
@@ -144,6 +145,23 @@ def prior_term(process: Process, x_0: Array) -> Array:
     return process.marginal(x_0, last).kl(process.prior(x_0.shape))
 
 
+def fixed_terms(process: Process, x_0: Array, edge: Edge = "forward") -> Array:
+    """Return the sum of the terms of K in which no network enters: minus the prior's, and the edge where "forward".
+
+    Args:
+      process: of the model.
+      x_0: [B, ...] data.
+      edge: the treatment of p(x_0 | x_1), see above.
+
+    Returns:
+      [B] nats.
+    """
+    prior_kl = prior_term(process, x_0)
+    if edge != "forward":
+        return -prior_kl
+    return forward_edge_term(process, x_0, jnp.ones(x_0.shape[0], jnp.int32)) - prior_kl
+
+
 def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward") -> Bound:
     """Return K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
 
@@ -197,6 +215,7 @@ def estimate(
     edge: Edge = "forward",
     time_sampler: timesteps.TimeSampler = timesteps.low_discrepancy,
     num_times: int = 1,
+    fixed: Array | None = None,
 ) -> Estimate:
     """Return unbiased estimates of K from a few t of each example, for training: minus their mean is the loss.
 
@@ -211,6 +230,8 @@ def estimate(
       edge: the treatment of p(x_0 | x_1), see above.
       time_sampler: one of `timesteps`, or any function like them.
       num_times: t of each example, all of which go through the model at once, together with the edge's.
+      fixed: [B] or a scalar, taken for `fixed_terms`, nats; None for these themselves. They have no gradient where
+        the schedule has none, and hardly depend on x_0, so training needs them for the value of the loss alone.
 
     Returns:
       `Estimate`, nats.
@@ -231,9 +252,9 @@ def estimate(
     def averaged(values: Array) -> Array:
         return values.reshape(batch, num_times).mean(axis=1)
 
-    prior_kl = prior_term(process, x_0)
+    rest = fixed_terms(process, x_0, edge) if fixed is None else jnp.broadcast_to(fixed, (batch,))
     if num_timesteps == 1:
-        k = averaged(_edge_term(edge_key, model, repeated, edge)) - prior_kl
+        k = rest if edge == "forward" else averaged(_edge_term(edge_key, model, repeated, edge)) + rest
         nothing = jnp.ones(num_times * batch, jnp.int32), jnp.zeros(num_times * batch)
         return Estimate(k, *mean_and_stderr(k), *nothing)
     draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
@@ -243,16 +264,15 @@ def estimate(
     x_t = process.marginal(repeated, t).sample(noise_key)
     if edge == "forward":
         p = model.reverse(x_t, t)
-        edge_term = forward_edge_term(process, x_0, jnp.ones(batch, jnp.int32))
     else:
         # The edge and the term at t from one call of the model.
         first = jnp.ones_like(t)
         x_1 = process.marginal(repeated, first).sample(edge_key)
         both = model.reverse(_interleave(x_1, x_t), _interleave(first, t))
         at_edge, p = (jax.tree.map(lambda values, i=i: values[i::2], both) for i in (0, 1))
-        edge_term = averaged(edge_log_prob(edge, at_edge, repeated))
+        rest = rest + averaged(edge_log_prob(edge, at_edge, repeated))
     kl = process.posterior(repeated, x_t, t).kl(p)
-    k = edge_term - prior_kl - averaged(weight * kl)
+    k = rest - averaged(weight * kl)
     in_order = jnp.zeros(batch, k.dtype).at[place].set(loops.whole(k))
     return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dpm_jax import bound
 from dpm_jax.errors import UserError
 from dpm_jax.training import build, loop, parts, workdir
 from dpm_jax.training import config as config_lib
@@ -169,3 +170,21 @@ def test_help_lists_every_part_with_its_arguments():
     assert all(f"  {name}: " in text for names in parts.SHORT_NAMES.values() for name in names)
     assert "--config.network.unet.features=(32,64)" in text
     assert "--config.schedule.linear.beta_1=NUMBER" in text
+
+
+@pytest.mark.parametrize("edge", ["forward", "decoder"])
+def test_terms_without_a_gradient_are_taken_from_a_few_examples(edge):
+    c = config(**{"edge": edge, "train.batch_size": 64})
+    built = build.experiment(c, (2,))
+    params = jax.tree.map(lambda a: a + 0.1, built.init(jax.random.key(0)))
+    x_0, key = jax.random.normal(jax.random.key(1), (64, 2)), jax.random.key(2)
+    noise_key = jax.random.split(key)[1]
+
+    def exact(params):
+        return -bound.estimate(noise_key, built.model(params), x_0, edge=edge).mean
+
+    loss, gradient = jax.value_and_grad(lambda p: built.loss(p, key, x_0, ())[0])(params)
+    wanted, wanted_gradient = jax.value_and_grad(exact)(params)
+    fixed = np.asarray(bound.fixed_terms(built.model(params).process, x_0, edge))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-6, atol=abs(fixed.mean() - fixed[:4].mean()) + 1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), gradient, wanted_gradient)

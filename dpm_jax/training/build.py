@@ -43,6 +43,9 @@ _MOST_LEFT = 0.5
 # 0.999, as in cosine schedules, and has no limit where one step erases all signal.
 _MOST_AMPLIFIED = 100.0
 
+# The terms of K that have no gradient are computed for one example in so many, for the value of the loss.
+_FEW = 16
+
 _OBJECTIVES = {name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")}
 _TIME_SAMPLERS = {name: f"dpm_jax.timesteps:{name}" for name in ("low_discrepancy", "antithetic", "uniform")}
 
@@ -285,7 +288,7 @@ def _loss(
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
             dropout_key, noise_key = jax.random.split(key)
-            found = bound.estimate(noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler)
+            found = _estimate(config, noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -301,6 +304,15 @@ def _loss(
     return (), loss
 
 
+def _estimate(config: ConfigDict, key: Array, model: Model, x_0: Array, **how: Any) -> bound.Estimate:
+    """Return `bound.estimate`; where the schedule is fixed, with `bound.fixed_terms` of a few of the examples."""
+    fixed = None
+    if not config.schedule.learned:
+        few = x_0[: -(-len(x_0) // _FEW)]
+        fixed = bound.fixed_terms(model.process, few, config.edge).mean()
+    return bound.estimate(key, model, x_0, fixed=fixed, **how)
+
+
 def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
     """Return (key, model, x_0, edge=, time_sampler=) -> the loss."""
     name, fixed, field = train.objective, config.reverse.variance in FIXED, "config.train.objective"
@@ -311,7 +323,7 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
         raise UserError(f"{field}: 'restoration' and kernel 'cold' go together, got kernel '{config.kernel}'")
     if name == "bound":
         parts.call(_no_options, parts.options("config.train.options", train.options), "config.train.options")
-        return lambda key, model, x_0, **how: -bound.estimate(key, model, x_0, **how).mean
+        return lambda key, model, x_0, **how: -_estimate(config, key, model, x_0, **how).mean
     if name in ("simple", "hybrid"):
         if config.kernel == "binomial":
             raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
