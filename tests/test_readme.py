@@ -3,15 +3,34 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dpm_jax import respacing
+from dpm_jax.training import build
+from dpm_jax.training import config as config_lib
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
+def test_parts_of_ones_own_are_found_by_their_paths(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(# my_parts.py.*?)```", README, re.DOTALL)
+    (tmp_path / "my_parts.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config_lib.default()
+    config.data.name, config.data.options = "my_parts:moons", "num=100"
+    config.network.name, config.network.options = "my_parts:Net", "width=16"
+    source = build.source(config, report=lambda line: None)
+    built = build.experiment(config, source.shape)
+    key = jax.random.key(0)
+    loss, _ = jax.jit(built.loss)(built.init(key), key, source.supply(key, 8), built.memory)
+    assert np.isfinite(loss)
+    assert built.module.width == 16
+
+
 def test_the_example_runs_and_reaches_the_limit_it_states():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = [block for block in blocks if not block.startswith("# my_parts.py")]
     assert len(blocks) == 4
     code = "\n".join(blocks)
     names = {}
