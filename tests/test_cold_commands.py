@@ -31,7 +31,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     where = tmp_path_factory.mktemp("cold") / "run"
-    done = run("train.py", "--config=configs/dead_leaves.py", *FLAGS, f"--workdir={where}")
+    done = run("train.py", "--config=dead_leaves", *FLAGS, f"--workdir={where}")
     assert "mean absolute errors, 32 held-out images" in done.stdout
     return where
 
@@ -51,9 +51,7 @@ def test_it_is_evaluated_resumed_and_sampled(workdir):
     again = run("evaluate.py", f"--workdir={workdir}", "--num_examples=16")
     assert "16 held-out images, T = 6, step 24" in again.stdout
     assert "no likelihood" in again.stdout
-    longer = run(
-        "train.py", "--config=configs/dead_leaves.py", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}"
-    )
+    longer = run("train.py", "--config=dead_leaves", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}")
     assert "going on from step 24" in longer.stdout
     run("sample.py", f"--workdir={workdir}", "--num_samples=5", "--gif")
     samples = np.load(workdir / "samples" / "samples.npz")["samples"]

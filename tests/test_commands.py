@@ -154,7 +154,7 @@ def test_a_workdir_can_be_moved_and_used_from_anywhere(trained, tmp_path):
 
 def test_bits_end_to_end(tmp_path):
     done = run(
-        *("train.py", "--config=configs/heartbeat.py", f"--workdir={tmp_path / 'run'}", "--config.num_timesteps=30"),
+        *("train.py", "--config=heartbeat", f"--workdir={tmp_path / 'run'}", "--config.num_timesteps=30"),
         *("--config.train.steps=200", "--config.train.batch_size=64", "--config.evaluate.num_examples=200"),
     )
     assert done.returncode == 0, done.stderr

@@ -37,7 +37,7 @@ SHIPPED = {
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs_build(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"dpm_jax.configs.{name}")
     config = module.get_config()
     experiment.build(config, SHIPPED[name])
     if config.data.name not in ("tfds", "folder"):
@@ -203,7 +203,7 @@ def test_unknown_and_missing_fields_are_named():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_configs_survive_saving(name, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"dpm_jax.configs.{name}").get_config()
     config_lib.save(config, tmp_path / "config.json")
     loaded = config_lib.load(tmp_path / "config.json")
     assert config_lib.differences(config, loaded) == []

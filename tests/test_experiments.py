@@ -14,14 +14,14 @@ import pytest
 
 from dpm_jax.data.sources import Stream
 from dpm_jax.errors import UserError
-from dpm_jax.experiments import __main__ as command
-from dpm_jax.experiments import chart, lanes, record, table
-from dpm_jax.experiments.lanes import Lane
-from dpm_jax.experiments.record import Outcome
-from dpm_jax.experiments.table import Row
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import experiment
 from dpm_jax.training import step as step_lib
+from examples.experiments import __main__ as command
+from examples.experiments import chart, lanes, record, table
+from examples.experiments.lanes import Lane
+from examples.experiments.record import Outcome
+from examples.experiments.table import Row
 
 ROOT = Path(__file__).parent.parent
 STEPS = 8
@@ -206,7 +206,7 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, words, capsys, tmp_p
 @pytest.mark.parametrize(("name", "num_runs"), [("swiss_roll", 20), ("heartbeat", 8)])
 def test_quick_grids_run(name, num_runs, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "dpm_jax.experiments", name, "--quick", "--out", str(tmp_path)],
+        [sys.executable, "-m", "examples.experiments", name, "--quick", "--out", str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -313,7 +313,7 @@ def bark(tmp_path_factory):
     rng = np.random.default_rng(0)
     photograph = np.cumsum(rng.normal(size=(96, 64)), axis=0) * 20 + 128
     Image.fromarray(np.clip(photograph, 0, 255).astype(np.uint8)).save(folder / "one.png")
-    flags = ["--config=configs/bark.py", *QUICK, "--config.data.folder.path=one.png", "--config.data.crop=16"]
+    flags = ["--config=bark", *QUICK, "--config.data.folder.path=one.png", "--config.data.crop=16"]
     where = folder / "run"
     done = run(
         "train.py",
@@ -349,7 +349,7 @@ def test_crops_of_a_photograph_end_to_end(bark, tmp_path):
 @needs_dataset("mnist")
 def test_mnist_end_to_end_on_256_images(tmp_path):
     flags = [
-        "--config=configs/mnist.py",
+        "--config=mnist",
         "--config.data.tfds.train_split=train[:256]",
         "--config.data.tfds.held_out_split=test[:64]",
         "--config.num_timesteps=10",

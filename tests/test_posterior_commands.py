@@ -28,7 +28,7 @@ IMAGES = [
     "--config.evaluate.num_samples=4",
 ]
 BITS = [
-    "--config=configs/heartbeat.py",
+    "--config=heartbeat",
     "--config.num_timesteps=40",
     "--config.data.heartbeat.length=10",
     "--config.train.batch_size=256",

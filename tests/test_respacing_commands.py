@@ -27,7 +27,7 @@ def roll(tmp_path_factory):
 def heartbeat(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "heartbeat"
     done = run(
-        *("train.py", "--config=configs/heartbeat.py", f"--workdir={workdir}", "--config.num_timesteps=12"),
+        *("train.py", "--config=heartbeat", f"--workdir={workdir}", "--config.num_timesteps=12"),
         *("--config.train.steps=50", "--config.train.batch_size=64", "--config.evaluate.num_examples=100"),
     )
     assert done.returncode == 0, done.stderr
