@@ -83,8 +83,8 @@ def _place(error: BaseException, path: Path) -> str | None:
     return f"{path}:{frames[-1].lineno}: {type(error).__name__}: {error}" if frames else None
 
 
-class _Read(ArgumentParser):
-    """Takes any text for the file that was read before flags are parsed."""
+class _Read(ArgumentParser[ConfigFile]):
+    """Returns, for any text, the file that was read before flags are parsed."""
 
     def __init__(self, file: ConfigFile) -> None:
         self.file = file
@@ -107,7 +107,7 @@ def define(known: FlagValues, arguments: Sequence[str], default: str) -> None:
     text, others = _split(arguments)
     file = read(default if text is None else text)
     flags.DEFINE(
-        _Read(file),
+        _Read(file=file),  # by keyword: absl caches parsers that are made by position
         "config",
         default,
         f"Config to train: a name ({', '.join(names())}) or the path of a Python file. --config.FIELD=VALUE changes "

@@ -125,8 +125,9 @@ def _shape(given: FlagValues, built: experiment.Experiment) -> tuple[int, ...]:
 
 def _check_flags(given: FlagValues) -> None:
     for name in ("num_samples", "chunk_size", "size"):
-        if given[name].value is not None and given[name].value < 1:
-            raise UserError(f"--{name}: must be at least 1, got {given[name].value}")
+        value: int | None = given[name].value
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: must be at least 1, got {value}")
     if given.denoise is not None and given.inpaint is not None:
         raise UserError("--denoise, --inpaint: give one of them")
     conditional = given.denoise is not None or given.inpaint is not None
