@@ -173,7 +173,7 @@ def test_told_to_stop_it_saves_and_says_so(number, whole, cache, tmp_path):
     assert process.returncode == 0, printed
     step, _ = params_of(where)
     assert 30 <= step < 400
-    assert f"told to stop: saved step {step} of 400" in printed
+    assert f"stopped: saved step {step} of 400" in printed
     assert "stopping: what is under way is finished and saved first" in printed
     assert not (where / "evaluation.json").exists()
     printed, _ = start(where, cache).communicate()
@@ -301,7 +301,7 @@ def test_a_notice_to_one_process_stops_all_at_the_same_step(whole, cache, tmp_pa
     assert [process.returncode for process in pair] == [0, 0], printed
     step, _ = params_of(where)
     assert 20 <= step < 400
-    assert f"told to stop: saved step {step} of 400" in printed[0]
+    assert f"stopped: saved step {step} of 400" in printed[0]
     out = tmp_path / "drawn"
     for command, flags in (("evaluate", ["--ais_k=0"]), ("sample", ["--num_samples=30", f"--out={out}"])):
         pair = together(cache, command, f"--workdir={where}", *flags)

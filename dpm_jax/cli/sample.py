@@ -32,6 +32,9 @@ from dpm_jax.units import bits
 
 _FILES = "a .npz (arrays samples, mask, truth), .npy, image or folder, or held_out for held-out data of the workdir"
 
+# Flags that change how a posterior is sampled.
+_CONDITIONAL = ("how", "num_particles", "num_repeats", "num_observations")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, those of the process if None, and return its exit code."""
@@ -116,7 +119,7 @@ def _sample(given: FlagValues) -> None:
 
 
 def _shape(given: FlagValues, built: experiment.Experiment) -> tuple[int, ...]:
-    """Of one sample."""
+    """Return the shape of one sample."""
     if given.size is None:
         return built.shape
     experiment.check_size(built, given.size)
@@ -135,46 +138,45 @@ def _check_flags(given: FlagValues) -> None:
         if not 0 <= given.eta <= 1:
             raise UserError(f"--eta: must lie in [0, 1], got {given.eta:g}")
         if given.num_particles:
-            raise UserError("--num_particles: weights need steps that evidence can bear on; they go with no --eta")
+            raise UserError("--num_particles: steps of DDIM have no weights; leave out --eta")
         if conditional and given.how != "renoised":
-            raise UserError(f"--eta: steps that are sure of x_0 only hear --how=renoised, got {given.how}")
+            raise UserError(f"--eta: steps of DDIM are conditioned by --how=renoised alone, got {given.how}")
     needed: list[tuple[str, bool, str]] = [
         ("noise_sigma", given.denoise is not None, "--denoise"),
         ("add_noise", given.denoise is not None, "--denoise"),
         ("mask", given.inpaint is not None, "--inpaint"),
-        ("how", conditional, "--denoise or --inpaint"),
-        ("num_particles", conditional, "--denoise or --inpaint"),
-        ("num_repeats", conditional, "--denoise or --inpaint"),
+        *((name, conditional, "--denoise or --inpaint") for name in _CONDITIONAL),
         ("jump_length", given.num_repeats > 1, "--num_repeats"),
-        ("num_observations", conditional, "--denoise or --inpaint"),
         ("data_dir", "held_out" in (given.denoise, given.inpaint), "held_out for --denoise or --inpaint"),
-        ("size", not conditional, "no --denoise or --inpaint: images come in a size of their own"),
-        ("gif", not conditional, "no --denoise or --inpaint"),
         ("spacing", given.num_steps is not None, "--num_steps"),
-        ("chunk_size", not conditional, "no --denoise or --inpaint"),
     ]
-    for name, on, needs in needed:
-        if given[name].present and not on:
+    for name, fits, needs in needed:
+        if given[name].present and not fits:
             raise UserError(f"--{name}: needs {needs}")
+    for name in ("size", "gif", "chunk_size"):
+        if conditional and given[name].present:
+            raise UserError(f"--{name}: cannot be used with --denoise or --inpaint")
     if given.denoise is not None and given.noise_sigma is None:
-        raise UserError("--noise_sigma: --denoise needs it, in the data's own units; of bits, the rate of flips")
+        raise UserError(
+            "--noise_sigma: missing; --denoise needs it, in the units of the data or as the flip probability of bits"
+        )
     if given.denoise == "held_out" and not given.add_noise:
-        raise UserError("--denoise: held_out data carry no such noise; add it with --add_noise")
+        raise UserError("--denoise: held_out data have no noise; add it with --add_noise")
     if given.num_particles and given.how == "constant" and given.inpaint is not None:
-        raise UserError("--how: 'constant' has no weights where values are known; use another with particles")
+        raise UserError("--how: 'constant' has no weights for --inpaint; choose another with --num_particles")
     if given.num_particles and given.num_repeats > 1:
-        raise UserError("--num_repeats: particles go down the chain once; leave it 1")
+        raise UserError(f"--num_repeats: must be 1 with --num_particles, got {given.num_repeats}")
 
 
 def _build(given: FlagValues, description: workdir.Description) -> experiment.Experiment:
-    """What was trained; of a cold chain, with the rule that the flag asks for."""
+    """Build the trained experiment, with the sampling rule that --rule names."""
     config = description.config.copy_and_resolve_references()
     if given.rule is not None:
         if config.kernel != "cold":
             raise UserError(f"--rule: is for kernel 'cold', and this is '{config.kernel}'")
         config.cold.rule = given.rule
     if given.denoise is not None and given.how == "denoised" and config.reverse.variance == "small":
-        raise UserError("--how: 'denoised' needs steps that are in doubt of x_0; not reverse.variance 'small'")
+        raise UserError("--how: 'denoised' does not go with reverse.variance 'small', whose law of x_0 has no variance")
     return experiment.build(config, description.shape)
 
 
@@ -186,7 +188,7 @@ def _short(
     where: Path,
     step: int,
 ) -> experiment.Experiment:
-    """The experiment with the chain that the flags ask for."""
+    """Return the experiment with the shorter chain that the flags ask for."""
     if given.eta is not None and description.config.kernel != "gaussian":
         raise UserError(f"--eta: DDIM is for kernel 'gaussian', and this is '{description.config.kernel}'")
     if built.cold is not None:
@@ -209,7 +211,7 @@ def _short(
 def _observations(
     given: FlagValues, key: Array, description: workdir.Description, built: experiment.Experiment, where: Path
 ) -> observations.Observations:
-    """What is conditioned on, as the flags say."""
+    """Read the observations that the flags name."""
     path, flag = (given.denoise, "--denoise") if given.inpaint is None else (given.inpaint, "--inpaint")
     assert path is not None
     if path == "held_out":
@@ -238,7 +240,7 @@ def _sample_posterior(
     where: Path,
     out: Path,
 ) -> list[str]:
-    """Draws given observations, beside them and the truth; names of the files written."""
+    """Sample given observations, and return the names of the files written."""
     data_key, draw_key, hidden_key = jax.random.split(jax.random.key(given.seed), 3)
     seen = _observations(given, data_key, description, built, where)
     how: Any = given.how
@@ -276,7 +278,7 @@ def _sample_model(
     params: experiment.Params,
     out: Path,
 ) -> list[str]:
-    """Samples of the model itself; names of the files written."""
+    """Sample the model itself, and return the names of the files written."""
     key, num_timesteps = jax.random.key(given.seed), built.model(params).num_timesteps
     shape, binary = _shape(given, built), description.config.kernel == "binomial"
     num = 1000 if given.num_samples is None else given.num_samples

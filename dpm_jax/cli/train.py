@@ -77,7 +77,7 @@ def _train(given: FlagValues) -> None:
             return
         step, params, stopped = loop.train(built, source, where, profile=profile)
         if stopped:
-            print(f"told to stop: saved step {step} of {config.train.steps}; the same command goes on from there")
+            print(f"stopped: saved step {step} of {config.train.steps}; the same command resumes from it")
             return
         key = jax.random.key(config.seed + 1)
         evaluate = _of_likelihood if built.cold is None else _of_restoration
@@ -93,14 +93,14 @@ def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Fi
             plots.save(figure, staged.folder / f"{figure_name}.png")
             print(f"wrote {where / figure_name}.png")
         bound = {"step": step, "bound_bits": sections.get("bound_bits")}
-        # It is there already where the run was killed between this line and the next.
+        # The line exists already if the run was killed before its results were moved into place.
         if "bound_bits" in sections and bound not in read(where / "metrics.jsonl"):
             metrics.scalars(step, {"bound_bits": sections["bound_bits"]})
         storage.write_json(staged.folder / "evaluation.json", sections)
 
 
 def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
-    """K, and the figures of a model with a likelihood."""
+    """Evaluate K, and draw the figures of a model with a likelihood."""
     eval_key, figure_key = jax.random.split(key)
     result = report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
     print(report.table(result))
@@ -111,7 +111,7 @@ def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source
 
 
 def _of_restoration(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
-    """Errors, and the figures of a cold model."""
+    """Evaluate the errors of a cold model, and draw its figures."""
     eval_key, figure_key = jax.random.split(key)
     result = restoration_report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
     print(restoration_report.table(result))
