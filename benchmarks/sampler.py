@@ -34,7 +34,7 @@ CASES = (
 
 def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
     """Of one config."""
-    config = import_module(f"configs.{name}").get_config()
+    config = import_module(f"dpm_jax.configs.{name}").get_config()
     config.num_timesteps = num_timesteps or config.num_timesteps
     steps = config.num_timesteps
     built = build.experiment(config, source_of(config).shape)

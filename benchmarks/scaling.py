@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 from benchmarks.tables import ROOT, Table, figure
 from benchmarks.timing import in_turn, seconds, settled
 from benchmarks.train_step import ours, source_of
-from configs import dead_leaves, mnist, swiss_roll
 from dpm_jax import sampling
+from dpm_jax.configs import dead_leaves, mnist, swiss_roll
 from dpm_jax.training import build, mesh, step
 from dpm_jax.training.experiment import Params
 

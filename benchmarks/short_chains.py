@@ -2,8 +2,8 @@
 
   python -m benchmarks.short_chains
 
-Times, in one process and in turn, compiled draws of as many images by both chains, of configs/ddpm_mnist.py's network
-at initialisation.
+Times, in one process and in turn, compiled draws of as many images by both chains, with the network of the config
+`ddpm_mnist` at initialisation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jax import Array
 
 from benchmarks.tables import Table, figure
 from benchmarks.timing import in_turn
-from configs import ddpm_mnist
 from dpm_jax import respacing, sampling
+from dpm_jax.configs import ddpm_mnist
 from dpm_jax.evaluation import short_chains
 from dpm_jax.training import build, step
 from dpm_jax.training.experiment import Experiment, Params

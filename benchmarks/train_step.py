@@ -126,7 +126,7 @@ def drawing(built: Experiment, source: Source) -> Callable[[int], Any]:
 
 def row(name: str) -> list[str]:
     """Of one config."""
-    config = import_module(f"configs.{name}").get_config()
+    config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
     built = build.experiment(config, source.shape)
     runs = [ours(built, source), drawing(built, source), limit(built)]

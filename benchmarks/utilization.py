@@ -41,7 +41,7 @@ def products(dtype: Any) -> tuple[Any, float]:
 
 def row(name: str) -> list[str]:
     """Of one config."""
-    config = import_module(f"configs.{name}").get_config()
+    config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
     built = build.experiment(config, source.shape)
     training = ours(built, source)

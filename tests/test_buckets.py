@@ -11,7 +11,7 @@ import pytest
 from dpm_jax.errors import UserError
 from dpm_jax.training import loop, metrics, storage
 from dpm_jax.training.checkpoints import Checkpoints
-from tests.test_commands import QUICK, refused, run
+from tests.commands import QUICK, refused, run
 from tests.test_training import run_steps_of, same, small
 
 ROOT = Path(__file__).parent.parent
@@ -105,21 +105,21 @@ def test_the_commands_on_a_bucket(bucket):
     where = f"{bucket}/runs/roll"
     flags = [*QUICK, "--config.train.checkpoint_every=20"]
     for steps in (40, 60):
-        done = run("train.py", f"--workdir={where}", *flags, f"--config.train.steps={steps}")
-        assert done.returncode == 0, done.stderr
-    assert f"going on from step 40 in {where}" in done.stdout
-    done = run("evaluate.py", f"--workdir={where}", "--ais_k=0")
-    assert done.returncode == 0, done.stderr
-    assert f"wrote {where}/evaluation.json" in done.stdout
-    done = run("sample.py", f"--workdir={where}", "--num_samples=30", "--checkpoint=best")
-    assert done.returncode == 0, done.stderr
+        done = run("train", f"--workdir={where}", *flags, f"--config.train.steps={steps}")
+        assert done.code == 0, done.err
+    assert f"going on from step 40 in {where}" in done.out
+    done = run("evaluate", f"--workdir={where}", "--ais_k=0")
+    assert done.code == 0, done.err
+    assert f"wrote {where}/evaluation.json" in done.out
+    done = run("sample", f"--workdir={where}", "--num_samples=30", "--checkpoint=best")
+    assert done.code == 0, done.err
     folder = storage.folder(where)
     assert json.loads((folder / "evaluation.json").read_text())["step"] == 60
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     with (folder / "samples" / "samples.npz").open("rb") as file, np.load(file) as drawn:
         assert drawn["samples"].shape == (30, 2)
     assert [line["step"] for line in metrics.read(folder / "metrics.jsonl")] == [20, 40, 40, 60, 60]
-    refused(run("train.py", f"--workdir={where}", *flags, "--config.seed=3"), "belongs to another config", where)
+    refused(run("train", f"--workdir={where}", *flags, "--config.seed=3"), "belongs to another config", where)
 
 
 def test_other_services_and_missing_packages_are_refused(monkeypatch):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from dpm_jax.data import tfds
 from dpm_jax.data.image_set import Labelled
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation import classifier as classifiers
-from dpm_jax.evaluation import fidelity as fidelities
-from dpm_jax.evaluation import frechet
-from dpm_jax.nets.classifier import ConvClassifier
+from examples.image_quality import classifier as classifiers
+from examples.image_quality import fidelity as fidelities
+from examples.image_quality import frechet
+from examples.image_quality.network import ConvClassifier
 from tests.real_data import TFDS_DIR, needs_dataset
 
 SHAPE = (8, 8, 1)

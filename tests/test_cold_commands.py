@@ -12,7 +12,7 @@ from dpm_jax.evaluation import restoration_report
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import build, feed, step
 from dpm_jax.training import config as config_lib
-from tests.test_commands import refused, run
+from tests.commands import refused, run
 from tests.test_image_runs import SMALL, make
 
 COLD = {"kernel": "cold", "train__objective": "restoration", "num_timesteps": 6}
@@ -31,8 +31,8 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     where = tmp_path_factory.mktemp("cold") / "run"
-    done = run("train.py", "--config=configs/dead_leaves.py", *FLAGS, f"--workdir={where}")
-    assert "mean absolute errors, 32 held-out images" in done.stdout
+    done = run("train", "--config=dead_leaves", *FLAGS, f"--workdir={where}")
+    assert "mean absolute errors, 32 held-out images" in done.out
     return where
 
 
@@ -48,14 +48,12 @@ def test_training_writes_a_report_of_restoration(workdir):
 
 
 def test_it_is_evaluated_resumed_and_sampled(workdir):
-    again = run("evaluate.py", f"--workdir={workdir}", "--num_examples=16")
-    assert "16 held-out images, T = 6, step 24" in again.stdout
-    assert "no likelihood" in again.stdout
-    longer = run(
-        "train.py", "--config=configs/dead_leaves.py", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}"
-    )
-    assert "going on from step 24" in longer.stdout
-    run("sample.py", f"--workdir={workdir}", "--num_samples=5", "--gif")
+    again = run("evaluate", f"--workdir={workdir}", "--num_examples=16")
+    assert "16 held-out images, T = 6, step 24" in again.out
+    assert "no likelihood" in again.out
+    longer = run("train", "--config=dead_leaves", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}")
+    assert "going on from step 24" in longer.out
+    run("sample", f"--workdir={workdir}", "--num_samples=5", "--gif")
     samples = np.load(workdir / "samples" / "samples.npz")["samples"]
     assert samples.shape == (5, 8, 8, 1)
     assert samples.dtype == np.uint8
@@ -64,10 +62,10 @@ def test_it_is_evaluated_resumed_and_sampled(workdir):
 
 def test_what_needs_a_likelihood_is_refused(workdir):
     for command, flag, words in (
-        ("evaluate.py", "--respacing", "--respacing: a cold chain has no likelihood"),
-        ("evaluate.py", "--ais_k=10", "--ais_k: a cold chain has no likelihood"),
-        ("sample.py", "--num_steps=3", "--num_steps: a cold chain"),
-        ("sample.py", "--eta=0", "--eta: DDIM is for kernel 'gaussian', and this is 'cold'"),
+        ("evaluate", "--respacing", "--respacing: a cold chain has no likelihood"),
+        ("evaluate", "--ais_k=10", "--ais_k: a cold chain has no likelihood"),
+        ("sample", "--num_steps=3", "--num_steps: a cold chain"),
+        ("sample", "--eta=0", "--eta: DDIM is for kernel 'gaussian', and this is 'cold'"),
     ):
         refused(run(command, f"--workdir={workdir}", flag), words)
 
@@ -124,7 +122,7 @@ def test_settings_that_make_no_sense_are_refused(changes, words):
 def test_the_rule_can_be_chosen_when_sampling(workdir, tmp_path):
     drawn = {}
     for rule in ("improved", "naive"):
-        run("sample.py", f"--workdir={workdir}", "--num_samples=3", f"--rule={rule}", f"--out={tmp_path / rule}")
+        run("sample", f"--workdir={workdir}", "--num_samples=3", f"--rule={rule}", f"--out={tmp_path / rule}")
         drawn[rule] = np.load(tmp_path / rule / "samples.npz")["samples"]
     assert (drawn["improved"] != drawn["naive"]).any()
 

@@ -3,13 +3,13 @@
 import contextlib
 import importlib
 import json
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
 from dpm_jax import Gaussian, predictions, schedules
+from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
 from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
@@ -37,7 +37,7 @@ SHIPPED = {
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs_build(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"dpm_jax.configs.{name}")
     config = module.get_config()
     build.experiment(config, SHIPPED[name])
     if config.data.name not in ("tfds", "folder"):
@@ -47,7 +47,7 @@ def test_shipped_configs_build(name):
 
 
 def test_every_config_is_tested():
-    assert {path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py")} == set(SHIPPED)
+    assert set(config_file.names()) == set(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_unknown_and_missing_fields_are_named():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_configs_survive_saving(name, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"dpm_jax.configs.{name}").get_config()
     config_lib.save(config, tmp_path / "config.json")
     loaded = config_lib.load(tmp_path / "config.json")
     assert config_lib.differences(config, loaded) == []

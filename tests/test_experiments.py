@@ -2,9 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +11,15 @@ import pytest
 
 from dpm_jax.data.sources import Stream
 from dpm_jax.errors import UserError
-from dpm_jax.experiments import __main__ as command
-from dpm_jax.experiments import chart, lanes, record, table
-from dpm_jax.experiments.lanes import Lane
-from dpm_jax.experiments.record import Outcome
-from dpm_jax.experiments.table import Row
 from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import step as step_lib
+from examples.experiments import __main__ as command
+from examples.experiments import chart, lanes, record, table
+from examples.experiments.lanes import Lane
+from examples.experiments.record import Outcome
+from examples.experiments.table import Row
 
-ROOT = Path(__file__).parent.parent
 STEPS = 8
 
 
@@ -204,16 +200,11 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, words, capsys, tmp_p
 
 
 @pytest.mark.parametrize(("name", "num_runs"), [("swiss_roll", 20), ("heartbeat", 8)])
-def test_quick_grids_run(name, num_runs, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "dpm_jax.experiments", name, "--quick", "--out", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"best of {num_runs} runs" in done.stdout
-    assert "peak resident memory" in done.stdout
+def test_quick_grids_run(name, num_runs, tmp_path, capsys):
+    assert command.main([name, "--quick", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"best of {num_runs} runs" in printed
+    assert "peak resident memory" in printed
     with (tmp_path / f"{name}.csv").open(newline="") as file:
         runs = list(csv.DictReader(file))
     assert len(runs) == num_runs

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import mnist
+from dpm_jax.configs import mnist
 from dpm_jax.nets.convolution import conv
 from dpm_jax.training import build, cost, flops, mesh, step
 from tests.test_training import small

@@ -7,8 +7,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax.evaluation import frechet
-from dpm_jax.evaluation.frechet import Moments
+from examples.image_quality import frechet
+from examples.image_quality.frechet import Moments
 
 RNG = np.random.default_rng(0)
 SEEDS = st.integers(0, 2**32 - 1)

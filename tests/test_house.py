@@ -36,8 +36,8 @@ FLOORS = {
     "cold": 2,
     "training": 3,
     "evaluation": 3,
+    "configs": 3,
     "cli": 4,
-    "experiments": 4,
 }
 MATHS = [name for name, floor in FLOORS.items() if floor <= 2 and name not in ("nets", "data")]
 

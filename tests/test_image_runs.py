@@ -18,8 +18,8 @@ from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import build, experiment, feed, loop, step, workdir
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.summary import summary
+from tests.commands import refused, run
 from tests.real_data import TFDS_DIR, needs_dataset, needs_grain
-from tests.test_commands import refused, run
 
 SMALL = {
     "num_timesteps": 8,
@@ -316,18 +316,18 @@ def bark(tmp_path_factory):
     rng = np.random.default_rng(0)
     photograph = np.cumsum(rng.normal(size=(96, 64)), axis=0) * 20 + 128
     Image.fromarray(np.clip(photograph, 0, 255).astype(np.uint8)).save(folder / "one.png")
-    flags = ["--config=configs/bark.py", *QUICK, "--config.data.folder.path=one.png", "--config.data.crop=16"]
+    flags = ["--config=bark", *QUICK, "--config.data.folder.path=one.png", "--config.data.crop=16"]
     where = folder / "run"
     done = run(
-        "train.py",
+        "train",
         *flags,
         "--config.evaluate.num_examples=32",
         "--config.data.folder.held_out=0.25",
         f"--workdir={where}",
         f"--data_dir={folder}",
     )
-    assert done.returncode == 0, done.stderr
-    assert "parameters" in done.stdout
+    assert done.code == 0, done.err
+    assert "parameters" in done.out
     return where
 
 
@@ -336,8 +336,8 @@ def test_crops_of_a_photograph_end_to_end(bark, tmp_path):
     result = json.loads((bark / "evaluation.json").read_text())
     assert result["unit"] == "bits/pixel"
     assert 0 < result["discrete_bits_per_dim"] < 9
-    done = run("sample.py", f"--workdir={bark}", "--num_samples=4", "--size=48", "--gif", f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    done = run("sample", f"--workdir={bark}", "--num_samples=4", "--size=48", "--gif", f"--out={tmp_path}")
+    assert done.code == 0, done.err
     with np.load(tmp_path / "samples.npz") as archive:
         assert archive["samples"].shape == (4, 48, 48, 1)
         assert archive["samples"].dtype == np.uint8
@@ -345,14 +345,14 @@ def test_crops_of_a_photograph_end_to_end(bark, tmp_path):
     # What sample.py writes, train.py reads.
     config = make(data__name="file", data__file__path=str(tmp_path / "samples.npz"), data__file__held_out=0.5)
     assert built(config)[1].shape == (48, 48, 1)
-    refused(run("sample.py", f"--workdir={bark}", "--size=0"), "--size")
-    refused(run("evaluate.py", f"--workdir={bark}", "--parzen", f"--data_dir={bark.parent}"), "--parzen")
+    refused(run("sample", f"--workdir={bark}", "--size=0"), "--size")
+    refused(run("evaluate", f"--workdir={bark}", "--parzen", f"--data_dir={bark.parent}"), "--parzen")
 
 
 @needs_dataset("mnist")
 def test_mnist_end_to_end_on_256_images(tmp_path):
     flags = [
-        "--config=configs/mnist.py",
+        "--config=mnist",
         "--config.data.tfds.train_split=train[:256]",
         "--config.data.tfds.held_out_split=test[:64]",
         "--config.num_timesteps=10",
@@ -365,18 +365,18 @@ def test_mnist_end_to_end_on_256_images(tmp_path):
         "--config.evaluate.num_samples=4",
     ]
     where = tmp_path / "mnist"
-    done = run("train.py", *flags, f"--workdir={where}", f"--data_dir={TFDS_DIR}")
-    assert done.returncode == 0, done.stderr
+    done = run("train", *flags, f"--workdir={where}", f"--data_dir={TFDS_DIR}")
+    assert done.code == 0, done.err
     losses = [json.loads(line) for line in (where / "metrics.jsonl").read_text().splitlines()]
     assert losses[1]["loss_bits"] < losses[0]["loss_bits"]
     assert (where / "figure.png").stat().st_size > 0
-    done = run("evaluate.py", f"--workdir={where}", f"--data_dir={TFDS_DIR}", "--parzen", "--parzen_samples=50")
-    assert done.returncode == 0, done.stderr
-    assert "Parzen" in done.stdout
+    done = run("evaluate", f"--workdir={where}", f"--data_dir={TFDS_DIR}", "--parzen", "--parzen_samples=50")
+    assert done.code == 0, done.err
+    assert "Parzen" in done.out
     result = json.loads((where / "evaluation.json").read_text())
     assert result["num_examples"] == 32
     assert result["parzen"]["model"]["num_points"] == 64
-    done = run("sample.py", f"--workdir={where}", "--num_samples=3", f"--out={tmp_path / 'drawn'}")
-    assert done.returncode == 0, done.stderr
+    done = run("sample", f"--workdir={where}", "--num_samples=3", f"--out={tmp_path / 'drawn'}")
+    assert done.code == 0, done.err
     with np.load(tmp_path / "drawn" / "samples.npz") as archive:
         assert archive["samples"].shape == (3, 28, 28, 1)

@@ -1,4 +1,4 @@
-"""Importing the library changes nothing of the process that imports it; `cli` is of the commands, and defines flags."""
+"""Importing the package, its commands too, changes nothing of the process that imports it."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def state():
 before = state()
 import dpm_jax
 names = [module.name for module in pkgutil.walk_packages(dpm_jax.__path__, "dpm_jax.")]
-names = [name for name in names if not name.endswith("__main__") and not name.startswith("dpm_jax.cli.")]
+names = [name for name in names if not name.endswith("__main__")]
 for name in names:
     importlib.import_module(name)
 after = state()

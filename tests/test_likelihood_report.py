@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import heartbeat, swiss_roll
 from dpm_jax import forward_edge, likelihood, optimal, units
+from dpm_jax.configs import heartbeat, swiss_roll
 from dpm_jax.evaluation import figures, likelihood_report, plots, report
 from dpm_jax.training import build
 

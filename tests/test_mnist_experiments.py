@@ -7,9 +7,9 @@ import pytest
 
 from dpm_jax.data import tfds
 from dpm_jax.data.image_set import Labelled
-from dpm_jax.evaluation import classifier
-from dpm_jax.experiments import __main__ as command
-from dpm_jax.experiments import mnist_objectives, mnist_runs
+from examples.experiments import __main__ as command
+from examples.experiments import mnist_objectives, mnist_runs
+from examples.image_quality import classifier
 from tests.real_data import TFDS_DIR, needs_dataset
 
 SIZES = {"steps": 4, "num_samples": 24, "num_steps": 3, "num_timesteps": 5}

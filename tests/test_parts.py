@@ -166,10 +166,11 @@ def test_a_stream_is_read_in_order_and_goes_on_where_it_was():
 
 
 def test_help_lists_every_part_with_its_arguments():
-    text = parts.summary()
+    text = parts.summary(config_lib.default())
     assert all(f"  {name}: " in text for names in parts.SHORT_NAMES.values() for name in names)
     assert "--config.network.unet.features=(32,64)" in text
     assert "--config.schedule.linear.beta_1=NUMBER" in text
+    assert "--config.network.time_mlp.num_frequencies=32" in text
 
 
 @pytest.mark.parametrize("edge", ["forward", "decoder"])

@@ -10,7 +10,7 @@ from dpm_jax.evaluation import masks, observations, posterior_samples
 from dpm_jax.evaluation.examples import Examples
 from dpm_jax.evaluation.posterior_samples import Plan
 from dpm_jax.training import build, loop, workdir
-from tests.test_commands import QUICK, refused, run
+from tests.commands import QUICK, refused, run
 
 IMAGES = [
     "--config.num_timesteps=12",
@@ -28,7 +28,7 @@ IMAGES = [
     "--config.evaluate.num_samples=4",
 ]
 BITS = [
-    "--config=configs/heartbeat.py",
+    "--config=heartbeat",
     "--config.num_timesteps=40",
     "--config.data.heartbeat.length=10",
     "--config.train.batch_size=256",
@@ -38,8 +38,8 @@ BITS = [
 
 
 def train(where, *flags):
-    done = run("train.py", f"--workdir={where}", *flags)
-    assert done.returncode == 0, done.stderr
+    done = run("train", f"--workdir={where}", *flags)
+    assert done.code == 0, done.err
     return where
 
 
@@ -65,7 +65,7 @@ def opened(where):
 
 
 def sampled(done, out):
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert (out / "samples.png").stat().st_size > 0
     with np.load(out / "samples.npz") as archive:
         return dict(archive)
@@ -73,7 +73,7 @@ def sampled(done, out):
 
 def test_inpainting_keeps_what_is_known_and_draws_the_rest(leaves, tmp_path):
     done = run(
-        *("sample.py", f"--workdir={leaves}", "--inpaint=held_out", "--mask=left", "--num_observations=3"),
+        *("sample", f"--workdir={leaves}", "--inpaint=held_out", "--mask=left", "--num_observations=3"),
         *("--num_samples=5", f"--out={tmp_path}"),
     )
     found = sampled(done, tmp_path)
@@ -85,8 +85,8 @@ def test_inpainting_keeps_what_is_known_and_draws_the_rest(leaves, tmp_path):
     assert (found["observed"][:, :, :4] == 0).all()
     assert (found["samples"][:, 0] != found["samples"][:, 1]).any()
     np.testing.assert_allclose(found["mean"], found["samples"].mean(1), rtol=1e-6)
-    assert "PSNR" in done.stdout
-    assert "over hidden values" in done.stdout
+    assert "PSNR" in done.out
+    assert "over hidden values" in done.out
 
 
 @pytest.mark.parametrize("how", ["constant", "annealed", "renoised", "denoised", "guided", "matched"])
@@ -102,7 +102,7 @@ def test_every_way_keeps_known_pixels_of_images_of_any_size(leaves, how):
 
 def test_denoising_nears_the_truth(leaves, tmp_path):
     done = run(
-        *("sample.py", f"--workdir={leaves}", "--denoise=held_out", "--add_noise", "--noise_sigma=60"),
+        *("sample", f"--workdir={leaves}", "--denoise=held_out", "--add_noise", "--noise_sigma=60"),
         *("--num_observations=6", "--num_samples=8", f"--out={tmp_path}"),
     )
     found = sampled(done, tmp_path)
@@ -110,13 +110,13 @@ def test_denoising_nears_the_truth(leaves, tmp_path):
     assert error(found["mean"]) < error(found["observed"])
     assert error(found["observed"]) == pytest.approx(3600, rel=0.3)
     assert found["mask"].all()
-    assert "the observation itself" in done.stdout
+    assert "the observation itself" in done.out
 
 
 def test_files_of_a_users_own(roll, tmp_path):
     x = np.array([[0.5, np.nan], [np.nan, -1.0]])
     np.savez(tmp_path / "x.npz", samples=x, mask=np.isfinite(x))
-    done = run("sample.py", f"--workdir={roll}", f"--inpaint={tmp_path / 'x.npz'}", f"--out={tmp_path / 'o'}")
+    done = run("sample", f"--workdir={roll}", f"--inpaint={tmp_path / 'x.npz'}", f"--out={tmp_path / 'o'}")
     found = sampled(done, tmp_path / "o")
     assert found["samples"].shape == (2, 4, 2)
     assert "truth" not in found
@@ -129,7 +129,7 @@ def test_bits_by_particles_have_the_posterior_of_bayes(beat, tmp_path):
     sequences = np.asarray(heartbeat.sequences(10, 5))
     np.savez(tmp_path / "x.npz", samples=np.zeros((1, 10)), mask=np.arange(10) < 2, truth=sequences[3:4])
     done = run(
-        *("sample.py", f"--workdir={beat}", f"--inpaint={tmp_path / 'x.npz'}", "--num_particles=2000"),
+        *("sample", f"--workdir={beat}", f"--inpaint={tmp_path / 'x.npz'}", "--num_particles=2000"),
         *("--num_samples=1000", f"--out={tmp_path}"),
     )
     x = sampled(done, tmp_path)["samples"][0]
@@ -138,13 +138,13 @@ def test_bits_by_particles_have_the_posterior_of_bayes(beat, tmp_path):
     assert frequency[~allowed].sum() == 0
     # A thousand draws of two thousand particles, resampled on the way, and a model that is not quite the data.
     np.testing.assert_allclose(frequency[allowed], 1 / 3, atol=0.1)
-    words = done.stdout.split("log2 p(observed), mean: ")[1]
+    words = done.out.split("log2 p(observed), mean: ")[1]
     assert float(words.split()[0]) == pytest.approx(np.log2(0.6), abs=0.25)
     assert words.split()[1] == "+-"
     assert 0 < float(words.split()[2]) < 0.25
-    hidden = float(done.stdout.split("log2 p(hidden | observed), mean: ")[1].split()[0])
+    hidden = float(done.out.split("log2 p(hidden | observed), mean: ")[1].split()[0])
     assert hidden == pytest.approx(np.log2(1 / 3), abs=0.4)
-    assert "least effective sample size" in done.stdout
+    assert "least effective sample size" in done.out
 
 
 def test_weights_that_cannot_be_believed_are_warned_of():
@@ -170,7 +170,7 @@ def test_weights_that_cannot_be_believed_are_warned_of():
 
 def test_noisy_bits_are_denoised(beat, tmp_path):
     done = run(
-        *("sample.py", f"--workdir={beat}", "--denoise=held_out", "--add_noise", "--noise_sigma=0.1"),
+        *("sample", f"--workdir={beat}", "--denoise=held_out", "--add_noise", "--noise_sigma=0.1"),
         *("--num_observations=40", "--num_samples=9", f"--out={tmp_path}"),
     )
     found = sampled(done, tmp_path)
@@ -194,7 +194,7 @@ def test_chunks_hold_every_observation(roll, monkeypatch):
 
 def test_repeats_and_their_lengths(roll, tmp_path):
     done = run(
-        *("sample.py", f"--workdir={roll}", "--inpaint=held_out", "--mask=left", "--how=renoised"),
+        *("sample", f"--workdir={roll}", "--inpaint=held_out", "--mask=left", "--how=renoised"),
         *("--num_repeats=3", "--jump_length=7", f"--out={tmp_path}"),
     )
     assert sampled(done, tmp_path)["samples"].shape == (8, 4, 2)
@@ -224,7 +224,7 @@ def test_repeats_and_their_lengths(roll, tmp_path):
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(roll, tmp_path, flags, words):
-    refused(run("sample.py", f"--workdir={roll}", *flags, f"--out={tmp_path}"), *words)
+    refused(run("sample", f"--workdir={roll}", *flags, f"--out={tmp_path}"), *words)
 
 
 def test_what_does_not_fit_the_model_is_refused(beat):

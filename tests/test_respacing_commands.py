@@ -6,31 +6,31 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.test_commands import QUICK, refused, run
+from tests.commands import QUICK, refused, run
 
 
 @pytest.fixture(scope="module")
 def roll(tmp_path_factory):
     """A trained workdir with its table of costs."""
     workdir = tmp_path_factory.mktemp("runs") / "roll"
-    done = run("train.py", f"--workdir={workdir}", *QUICK, "--config.train.steps=300")
-    assert done.returncode == 0, done.stderr
+    done = run("train", f"--workdir={workdir}", *QUICK, "--config.train.steps=300")
+    assert done.code == 0, done.err
     done = run(
-        *("evaluate.py", f"--workdir={workdir}", "--respacing", "--respacing_examples=64"),
+        *("evaluate", f"--workdir={workdir}", "--respacing", "--respacing_examples=64"),
         *("--num_examples=200", "--ais_k=0"),
     )
-    assert done.returncode == 0, done.stderr
-    return workdir, done.stdout
+    assert done.code == 0, done.err
+    return workdir, done.out
 
 
 @pytest.fixture(scope="module")
 def heartbeat(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "heartbeat"
     done = run(
-        *("train.py", "--config=configs/heartbeat.py", f"--workdir={workdir}", "--config.num_timesteps=12"),
+        *("train", "--config=heartbeat", f"--workdir={workdir}", "--config.num_timesteps=12"),
         *("--config.train.steps=50", "--config.train.batch_size=64", "--config.evaluate.num_examples=100"),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     return workdir
 
 
@@ -66,8 +66,8 @@ def test_evaluate_writes_the_report_and_the_table(roll):
     ],
 )
 def test_sample(flags, roll, tmp_path):
-    done = run("sample.py", f"--workdir={roll[0]}", "--num_samples=50", f"--out={tmp_path}", *flags)
-    assert done.returncode == 0, done.stderr
+    done = run("sample", f"--workdir={roll[0]}", "--num_samples=50", f"--out={tmp_path}", *flags)
+    assert done.code == 0, done.err
     samples = np.load(tmp_path / "samples.npz")["samples"]
     assert samples.shape == (50, 2)
     assert np.isfinite(samples).all()
@@ -76,8 +76,8 @@ def test_sample(flags, roll, tmp_path):
 
 def test_all_steps_are_the_chain_itself(roll, tmp_path):
     for name, flags in (("whole", []), ("all", ["--num_steps=20"])):
-        done = run("sample.py", f"--workdir={roll[0]}", "--num_samples=40", f"--out={tmp_path / name}", *flags)
-        assert done.returncode == 0, done.stderr
+        done = run("sample", f"--workdir={roll[0]}", "--num_samples=40", f"--out={tmp_path / name}", *flags)
+        assert done.code == 0, done.err
     whole, every = (np.load(tmp_path / name / "samples.npz")["samples"] for name in ("whole", "all"))
     np.testing.assert_allclose(every, whole, rtol=1e-3, atol=1e-4)
 
@@ -92,20 +92,20 @@ def test_all_steps_are_the_chain_itself(roll, tmp_path):
 )
 def test_posteriors_of_short_chains(flags, roll, tmp_path):
     done = run(
-        *("sample.py", f"--workdir={roll[0]}", "--denoise=held_out", "--add_noise", "--noise_sigma=0.3"),
+        *("sample", f"--workdir={roll[0]}", "--denoise=held_out", "--add_noise", "--noise_sigma=0.3"),
         *("--num_observations=2", "--num_samples=10", "--num_steps=8", f"--out={tmp_path}", *flags),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert np.load(tmp_path / "samples.npz")["samples"].shape == (2, 10, 2)
 
 
 def test_bits(heartbeat, tmp_path):
-    done = run("sample.py", f"--workdir={heartbeat}", "--num_samples=20", "--num_steps=5", f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    done = run("sample", f"--workdir={heartbeat}", "--num_samples=20", "--num_steps=5", f"--out={tmp_path}")
+    assert done.code == 0, done.err
     assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) <= {0.0, 1.0}
-    refused(run("sample.py", f"--workdir={heartbeat}", "--eta=0"), "--eta", "gaussian")
+    refused(run("sample", f"--workdir={heartbeat}", "--eta=0"), "--eta", "gaussian")
     refused(
-        run("sample.py", f"--workdir={heartbeat}", "--num_steps=5", "--spacing=optimal"),
+        run("sample", f"--workdir={heartbeat}", "--num_steps=5", "--spacing=optimal"),
         "respacing.npz",
         "evaluate.py --respacing",
     )
@@ -116,18 +116,18 @@ def sigmoid(tmp_path_factory):
     """A workdir whose model has no denoiser."""
     workdir = tmp_path_factory.mktemp("runs") / "sigmoid"
     flags = ["--config.reverse.covariance=diagonal", "--config.reverse.variance=sigmoid", "--config.train.steps=20"]
-    done = run("train.py", f"--workdir={workdir}", *QUICK, *flags)
-    assert done.returncode == 0, done.stderr
+    done = run("train", f"--workdir={workdir}", *QUICK, *flags)
+    assert done.code == 0, done.err
     return workdir
 
 
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
-        ("sample.py", ["--num_steps=5"], ["--num_steps", "denoiser", "config.reverse.variance 'sigmoid'"]),
-        ("sample.py", ["--eta=0"], ["--eta", "denoiser", "config.reverse.variance 'sigmoid'"]),
-        ("sample.py", ["--inpaint=held_out", "--mask=left", "--how=guided"], ["--how", "'guided'", "denoiser"]),
-        ("evaluate.py", ["--respacing"], ["--respacing", "denoiser", "config.reverse.variance 'sigmoid'"]),
+        ("sample", ["--num_steps=5"], ["--num_steps", "denoiser", "config.reverse.variance 'sigmoid'"]),
+        ("sample", ["--eta=0"], ["--eta", "denoiser", "config.reverse.variance 'sigmoid'"]),
+        ("sample", ["--inpaint=held_out", "--mask=left", "--how=guided"], ["--how", "'guided'", "denoiser"]),
+        ("evaluate", ["--respacing"], ["--respacing", "denoiser", "config.reverse.variance 'sigmoid'"]),
     ],
 )
 def test_what_needs_a_denoiser_is_refused_without(script, flags, words, sigmoid):
@@ -137,8 +137,8 @@ def test_what_needs_a_denoiser_is_refused_without(script, flags, words, sigmoid)
 def test_models_without_a_denoiser_are_conditioned_by_default(sigmoid, tmp_path):
     flags = ["--inpaint=held_out", "--mask=left", "--num_observations=2", "--num_samples=3"]
     for more in ([], ["--num_particles=20"]):
-        done = run("sample.py", f"--workdir={sigmoid}", *flags, *more, f"--out={tmp_path}")
-        assert done.returncode == 0, done.stderr
+        done = run("sample", f"--workdir={sigmoid}", *flags, *more, f"--out={tmp_path}")
+        assert done.code == 0, done.err
         assert np.load(tmp_path / "samples.npz")["samples"].shape == (2, 3, 2)
 
 
@@ -161,11 +161,11 @@ DENOISE = ["--denoise=held_out", "--add_noise", "--noise_sigma=0.3"]
     ],
 )
 def test_sample_refuses(flags, words, roll):
-    refused(run("sample.py", f"--workdir={roll[0]}", *flags), *words)
+    refused(run("sample", f"--workdir={roll[0]}", *flags), *words)
 
 
 def test_evaluate_refuses(roll):
-    refused(run("evaluate.py", f"--workdir={roll[0]}", "--respacing_examples=9"), "--respacing_examples")
+    refused(run("evaluate", f"--workdir={roll[0]}", "--respacing_examples=9"), "--respacing_examples")
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "old"])
@@ -178,9 +178,9 @@ def test_a_damaged_table_is_one_line(damage, roll, tmp_path):
     elif damage == "old":
         with np.load(path) as arrays:
             np.savez(path, **{**arrays, "step": 100})
-        done = run("sample.py", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
+        done = run("sample", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
         return refused(done, "is of step 100, and the checkpoint of step 300", "again")
     else:
         np.savez(path, times=np.arange(1, 4), edge=np.zeros(3), kl=np.zeros((3, 3)), prior=0.0)
-    done = run("sample.py", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
+    done = run("sample", f"--workdir={workdir}", "--num_steps=3", "--spacing=optimal")
     refused(done, "respacing.npz: damaged", "again")

@@ -22,7 +22,7 @@ from dpm_jax.training import profile as trace
 from dpm_jax.training import workdir as workdirs
 from dpm_jax.training.stop import StopSignal
 from tests import survivor
-from tests.test_commands import refused, run
+from tests.commands import refused, run
 from tests.test_mesh import port
 from tests.test_training import small
 
@@ -173,7 +173,7 @@ def test_told_to_stop_it_saves_and_says_so(number, whole, cache, tmp_path):
     assert process.returncode == 0, printed
     step, _ = params_of(where)
     assert 30 <= step < 400
-    assert f"told to stop: saved step {step} of 400" in printed
+    assert f"stopped: saved step {step} of 400" in printed
     assert "stopping: what is under way is finished and saved first" in printed
     assert not (where / "evaluation.json").exists()
     printed, _ = start(where, cache).communicate()
@@ -226,14 +226,14 @@ def test_what_stands_in_the_way_is_one_line(taken, tmp_path):
         (where / taken).touch()
     else:
         where.touch()
-    refused(run("train.py", f"--workdir={where}", *FLAGS), str(where))
+    refused(run("train", f"--workdir={where}", *FLAGS), str(where))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_unwritable_workdir_is_one_line(tmp_path):
     where = tmp_path / "closed"
     where.mkdir(mode=0o500)
-    refused(run("train.py", f"--workdir={where}", *FLAGS), "cannot be written")
+    refused(run("train", f"--workdir={where}", *FLAGS), "cannot be written")
 
 
 def test_a_newer_format_is_refused_by_name(whole, tmp_path):
@@ -260,15 +260,15 @@ def test_profile_steps_that_are_none_are_refused(text):
 
 
 def test_a_dry_run_says_what_a_step_costs_and_writes_nothing(tmp_path):
-    done = run("train.py", f"--workdir={tmp_path / 'dry'}", *FLAGS, "--dry_run")
-    assert done.returncode == 0, done.stderr
-    assert "a step of 32 examples on 1 x cpu" in done.stdout
-    assert "FLOP in matrix products" in done.stdout
-    assert "H100" in done.stdout
+    done = run("train", f"--workdir={tmp_path / 'dry'}", *FLAGS, "--dry_run")
+    assert done.code == 0, done.err
+    assert "a step of 32 examples on 1 x cpu" in done.out
+    assert "FLOP in matrix products" in done.out
+    assert "H100" in done.out
     assert not (tmp_path / "dry").exists()
 
 
-def together(cache, script, *flags, processes=2, last=()):
+def together(cache, command, *flags, processes=2, last=()):
     """The same command as several processes of two devices each; the last of them has more flags."""
     env = cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     told = [f"--coordinator_address=127.0.0.1:{port()}", f"--num_processes={processes}"]
@@ -276,7 +276,7 @@ def together(cache, script, *flags, processes=2, last=()):
         subprocess.Popen(
             [
                 sys.executable,
-                str(ROOT / script),
+                str(ROOT / f"{command}.py"),
                 *flags,
                 *told,
                 f"--process_id={i}",
@@ -294,17 +294,17 @@ def together(cache, script, *flags, processes=2, last=()):
 
 def test_a_notice_to_one_process_stops_all_at_the_same_step(whole, cache, tmp_path):
     where = tmp_path / "pod"
-    pair = together(cache, "train.py", f"--workdir={where}", *FLAGS)
+    pair = together(cache, "train", f"--workdir={where}", *FLAGS)
     wait_for(pair[0], where, 20)
     pair[1].send_signal(signal.SIGTERM)
     printed = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], printed
     step, _ = params_of(where)
     assert 20 <= step < 400
-    assert f"told to stop: saved step {step} of 400" in printed[0]
+    assert f"stopped: saved step {step} of 400" in printed[0]
     out = tmp_path / "drawn"
-    for script, flags in (("evaluate.py", ["--ais_k=0"]), ("sample.py", ["--num_samples=30", f"--out={out}"])):
-        pair = together(cache, script, f"--workdir={where}", *flags)
+    for command, flags in (("evaluate", ["--ais_k=0"]), ("sample", ["--num_samples=30", f"--out={out}"])):
+        pair = together(cache, command, f"--workdir={where}", *flags)
         printed = [process.communicate(timeout=300)[0] for process in pair]
         assert [process.returncode for process in pair] == [0, 0], printed
         assert "wrote" in printed[0]
@@ -316,7 +316,7 @@ def test_a_notice_to_one_process_stops_all_at_the_same_step(whole, cache, tmp_pa
 
 
 def test_what_one_process_fails_at_ends_all(whole, cache):
-    pair = together(cache, "evaluate.py", f"--workdir={whole}", last=["--num_examples=1"])
+    pair = together(cache, "evaluate", f"--workdir={whole}", last=["--num_examples=1"])
     printed = [process.communicate(timeout=60)[0] for process in pair]
     assert [process.returncode for process in pair] == [2, 2], printed
     for text in printed:
@@ -335,4 +335,4 @@ def test_what_one_process_fails_at_ends_all(whole, cache):
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(flags, words, tmp_path):
-    refused(run("train.py", f"--workdir={tmp_path / 'new'}", *FLAGS, *flags), words)
+    refused(run("train", f"--workdir={tmp_path / 'new'}", *FLAGS, *flags), words)

@@ -1,136 +1,168 @@
-"""What the three commands share: flags, and how they end when the user has to put something right."""
+"""What the commands share: flags, processes, and how a command ends."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
-import re
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import matplotlib
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags, logging
+from absl.flags import FlagValues
 
+from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
-from dpm_jax.training import config as config_lib
 from dpm_jax.training import mesh
 from dpm_jax.training.checkpoints import Which
 from dpm_jax.training.hosts import wait_for_all
 from dpm_jax.training.storage import Staged
 
-__all__ = ["checkpoint_flag", "config_file", "config_flag", "mesh_context", "outputs", "run"]
-
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", None, "Whether several processes run this together; found out on TPUs and under Slurm, if not given."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of the first of the processes.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
-_DEBUG = "debug"
-flags.DEFINE_boolean(_DEBUG, False, "Whether to show the traceback of an error, before its line (default: false).")
+__all__ = ["Definitions", "checkpoint", "mesh_context", "outputs", "run", "set_up"]
 
 # Seconds that a process which has failed waits for the others, before they are ended too.
 _PATIENCE = 10
 
 
-def config_flag(default: Path) -> Any:
-    """Define --config, with overrides --config.FIELD=VALUE; they are read here, so a bad one ends the program here."""
-    with _refusing(sys.argv, default):
-        return config_flags.DEFINE_config_file("config", str(default), "Config file: Python code, so use your own.")
+class Definitions:
+    """Definitions of the flags of one call: of each type as `absl.flags.DEFINE_...`, and of those that are shared."""
+
+    def __init__(self, known: FlagValues, arguments: Sequence[str]) -> None:
+        """Prepare to define flags in `known`."""
+        self._known, self._arguments = known, arguments
+        self.string = partial(flags.DEFINE_string, flag_values=known)
+        self.integer = partial(flags.DEFINE_integer, flag_values=known)
+        self.float = partial(flags.DEFINE_float, flag_values=known)
+        self.boolean = partial(flags.DEFINE_boolean, flag_values=known)
+        self.enum = partial(flags.DEFINE_enum, flag_values=known)
+
+    def config(self, default: str) -> None:
+        """Define --config, whose value is a `config_file.ConfigFile`, and --config.FIELD."""
+        config_file.define(self._known, self._arguments, default)
+
+    def checkpoint(self) -> None:
+        """Define --checkpoint, which `checkpoint` reads."""
+        self.string(
+            "checkpoint",
+            "newest",
+            "Checkpoint to load: newest, best (on validation examples), or the number of a step.",
+        )
+
+    def common(self) -> None:
+        """Define the flags of every command."""
+        self.boolean("help", False, "Whether to print this text and do nothing else.", short_name="h")
+        self.boolean("debug", False, "Whether to print the traceback of an error before its message.")
+        self.boolean(
+            "distributed",
+            None,
+            "Whether several processes run this command together (detected on TPUs and under Slurm).",
+        )
+        self.string("coordinator_address", None, "HOST:PORT of the first of several processes (none).")
+        self.integer("num_processes", None, "Number of processes that run this command together (one).", 1)
+        self.integer("process_id", None, "Index of this process among them, from 0 (none).", 0)
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
-    with _refusing(arguments):
-        return flags.FLAGS(list(arguments))  # type: ignore[no-any-return]
+def run(
+    about: str | None,
+    define: Callable[[Definitions], None],
+    act: Callable[[FlagValues], None],
+    arguments: Sequence[str] | None,
+    more_help: Callable[[], str] | None = None,
+) -> int:
+    """Run a command and return its exit code: 2 after one line on stderr for a `UserError`, 130 after Ctrl-C.
 
+    Of several processes, one that fails alone ends, and ends the others after some seconds.
 
-@contextmanager
-def _refusing(arguments: Sequence[str], config: Path | None = None) -> Iterator[None]:
-    """End with one line if flags can't be read.
-
-    It names the field that was meant where a config field is not known, and the place in a config file that fails.
+    Args:
+      about: text that --help prints before the flags.
+      define: defines the flags of the command.
+      act: does what the parsed flags ask for.
+      arguments: of the command, without its name; those of this process if None.
+      more_help: makes the text that --help prints after the flags.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        yield
-    # ml_collections raises what dictionaries raise, and a config file, being a program, may raise anything.
-    except Exception as error:
-        for argument in arguments[1:]:
-            field = re.match(r"--?config\.([\w.]+)", argument)
-            if field and (message := config_lib.nearest_field(field[1])):
-                _end(message, error)
-        given = [found[1] for argument in arguments if (found := re.match(r"--?config=([^:]+)", argument))]
-        in_file = _in_file(error, [Path(name) for name in given] or [config or Path()])
-        known = str(error) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {error}"
-        _end(known if in_file is None else f"--config: {in_file}", error)
+        given = _parse(define, arguments)
+        if given.help:
+            print(about, given.get_help(include_special_flags=False), more_help() if more_help else "", sep="\n")
+            return 0
+        set_up()
+        # An installed command does not look in the folder that it runs in, where parts of one's own are.
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())
+        _join_processes(given)
+        act(given)
+        sys.stdout.flush()
+        wait_for_all("the end")
+    except UserError as error:
+        # Flags may be what cannot be read.
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        print(" ".join(["error:", *str(error).split()]), file=sys.stderr, flush=True)
+        return 2
+    except BrokenPipeError:
+        # The reader has read enough, as `head` does; Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as error:
+        print(f"interrupted; {error}" if str(error) else "interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
 
 
-def config_file(flag: Any) -> tuple[ConfigDict, Path]:
-    """Return the config that --config names, and the path of its file.
+def _parse(define: Callable[[Definitions], None], arguments: Sequence[str]) -> FlagValues:
+    known = FlagValues()
+    with config_file.refusing(arguments):
+        expanded = known.read_flags_from_files(arguments, force_gnu=False)
+        definitions = Definitions(known, expanded)
+        definitions.common()
+        define(definitions)
+        rest = known(["", *expanded])
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
+    return known
+
+
+@functools.cache
+def set_up() -> None:
+    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn."""
+    # Orbax and its helpers log every save and restore; what fails comes as an exception.
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.FATAL)
+    matplotlib.use("Agg")
+
+
+def _join_processes(given: FlagValues) -> None:
+    """Join the other processes, where there are several, at the first call in this process.
 
     Raises:
-      UserError: if it can't be read, or reads what can't be.
+      UserError: if some of the flags are missing, or the other processes cannot be reached.
     """
-    path = Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
-    try:
-        # An error of this kind is kept until the config is used.
-        flag.value.keys()
-    except OSError as error:
-        raise UserError(f"--config: {_in_file(error, [path]) or f'cannot read {path}'}") from error
-    return flag.value, path
-
-
-def _in_file(error: BaseException, files: Sequence[Path]) -> str | None:
-    """Return 'FILE:LINE: ERROR' if what went wrong first did in one of these files."""
-    names, found = {file.resolve() for file in files}, None
-    cause: BaseException | None = error
-    # Whoever reads config files raises errors about errors.
-    while cause is not None:
-        frames = traceback.extract_tb(cause.__traceback__)
-        lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if Path(frame.filename).resolve() in names]
-        if lines:
-            found = f"{lines[-1]}: {type(cause).__name__}: {cause}"
-        if isinstance(cause, SyntaxError) and cause.filename:
-            found = f"{cause.filename}:{cause.lineno}: {type(cause).__name__}: {cause.msg}"
-        cause = cause.__cause__ or cause.__context__
-    return found
-
-
-def _end(message: str, error: BaseException | None) -> NoReturn:
-    """End with one line on stderr and exit code 2; with --debug, after the traceback of the error."""
-    # Flags may be what can't be read.
-    if f"--{_DEBUG}" in sys.argv and error is not None:
-        traceback.print_exception(error)
-    print(" ".join(["error:", *message.split()]), file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
-def _join_processes() -> None:
-    """Make one machine of all processes, where there are several.
-
-    Raises:
-      UserError: if the flags are not all there, or the others can't be reached.
-    """
-    told = {"coordinator_address": _COORDINATOR, "num_processes": _NUM_PROCESSES, "process_id": _PROCESS_ID}
-    values: dict[str, Any] = {name: flag.value for name, flag in told.items() if flag.value is not None}
+    told = {name: given[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    values = {name: value for name, value in told.items() if value is not None}
     if values and len(values) < len(told):
         absent = next(name for name in told if name not in values)
         raise UserError(f"--{absent}: missing; --coordinator_address, --num_processes and --process_id go together")
-    found = bool(values) if _DISTRIBUTED.value is None else _DISTRIBUTED.value
-    if found or (_DISTRIBUTED.value is None and (_on_slurm() or _on_tpu())):
-        try:
-            jax.distributed.initialize(**values, shutdown_timeout_seconds=_PATIENCE)
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"--distributed: {error}; --nodistributed runs this process by itself") from None
+    wanted = given.distributed
+    if wanted is None:
+        wanted = bool(values) or _on_slurm() or _on_tpu()
+    if not wanted or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(**values, shutdown_timeout_seconds=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--distributed: {error}; --nodistributed runs this process by itself") from None
     if jax.process_index() > 0:
-        # The first speaks for all; what others have to say is said on stderr.
+        # The first process prints for all; the others print errors alone.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -139,35 +171,32 @@ def _on_slurm() -> bool:
 
 
 def _on_tpu() -> bool:
-    """Whether this host has one: a host of a pod does not know how many others there are until it asks."""
+    """Return whether this host has a TPU: it learns how many other hosts there are from `jax.distributed`."""
     devices = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
     return devices and importlib.util.find_spec("libtpu") is not None
 
 
-def checkpoint_flag() -> Callable[[], Which]:
-    """Define --checkpoint; what it says, when it is read."""
-    flag = flags.DEFINE_string(
-        "checkpoint", "newest", "newest, best (on validation examples), or the step of one (newest)."
-    )
+def checkpoint(given: FlagValues) -> Which:
+    """Return what --checkpoint says.
 
-    def which() -> Which:
-        text: Any = flag.value
-        if text not in ("newest", "best") and not text.isdecimal():
-            raise UserError(f"--checkpoint: must be newest, best, or a step, got {text!r}")
-        return int(text) if text.isdecimal() else text
-
-    return which
+    Raises:
+      UserError: if it is neither newest, best, nor the number of a step.
+    """
+    text: Any = given.checkpoint
+    if text not in ("newest", "best") and not text.isdecimal():
+        raise UserError(f"--checkpoint: must be newest, best, or a step, got {text!r}")
+    return int(text) if text.isdecimal() else text
 
 
 def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContextManager[Any]:
-    """The mesh of all devices, set.
+    """Return the context in which the mesh of all devices is set.
 
     Args:
       settings: `data` and `fsdp`, see `mesh.make`.
-      batch_size: that is to be shared out evenly, if any.
+      batch_size: number of examples that the devices must divide, if any.
 
     Raises:
-      UserError: if the devices, or the batch, can't be shared out so.
+      UserError: if the axes do not multiply to the devices, or the devices do not divide the batch.
     """
     try:
         context = mesh.over_all_devices(settings.data, settings.fsdp)
@@ -184,9 +213,9 @@ def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContex
 
 @contextmanager
 def outputs(where: Path) -> Iterator[Path]:
-    """Where to write what all processes have computed: for `where`, and of all but the first, where nobody looks.
+    """Yield a folder to write results into: the first process moves them to `where`, the others delete them.
 
-    So all run the same programs, which they have to, and every file is written once.
+    So all processes run the same programs, as they have to, and every file is written once.
     """
     if jax.process_index() == 0:
         with Staged(where) as staged:
@@ -194,38 +223,3 @@ def outputs(where: Path) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-
-
-def set_up() -> None:
-    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn."""
-    # Orbax and its helpers tell of every save and restore; what goes wrong comes as an exception.
-    logging.set_verbosity(logging.FATAL)
-    matplotlib.use("Agg")
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a command: parse flags, call `main`; a `UserError` is one line on stderr and exit code 2.
-
-    Of several processes, one that fails alone ends, and ends the others after some seconds.
-    """
-
-    def guarded(arguments: Sequence[str]) -> None:
-        try:
-            if len(arguments) > 1:
-                raise UserError(f"unexpected argument {arguments[1]!r}; flags begin with --")
-            set_up()
-            _join_processes()
-            main()
-            sys.stdout.flush()
-            wait_for_all("the end")
-        except UserError as error:
-            _end(str(error), error)
-        except BrokenPipeError:
-            # Who read what is printed has read enough, as `head` does; Python flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
-        except KeyboardInterrupt as error:
-            print(f"interrupted; {error}" if str(error) else "interrupted", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
-
-    app.run(guarded, flags_parser=_parse)

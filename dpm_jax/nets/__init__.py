@@ -1,9 +1,8 @@
-"""Flax networks `(x_t, t) -> outputs`; `predictions` turns outputs into a model. And a classifier of images."""
+"""Flax networks `(x_t, t) -> outputs`; `predictions` turns outputs into a model."""
 
-from dpm_jax.nets.classifier import ConvClassifier
 from dpm_jax.nets.mlp import SigmoidMLP, TimeMLP
 from dpm_jax.nets.multiscale import MultiscaleNet
 from dpm_jax.nets.rbf import RBF
 from dpm_jax.nets.unet import UNet
 
-__all__ = ["RBF", "ConvClassifier", "MultiscaleNet", "SigmoidMLP", "TimeMLP", "UNet"]
+__all__ = ["RBF", "MultiscaleNet", "SigmoidMLP", "TimeMLP", "UNet"]

@@ -225,8 +225,8 @@ def _called(function: Callable[..., Any]) -> str:
     return f"{'optax.' if module == 'optax' else ''}{getattr(function, '__name__', function)}"
 
 
-def summary() -> str:
-    """Return the parts that have short names, with what they are and their arguments, for `--help`."""
+def summary(config: ConfigDict) -> str:
+    """Return the parts that have short names, with what they are and the arguments that a config has for them."""
     lines = []
     for section, names in SHORT_NAMES.items():
         selector = "degradation" if section == "cold" else "name"
@@ -234,9 +234,10 @@ def summary() -> str:
         for name, path in names.items():
             first = (inspect.getdoc(find("", path, {})) or "").splitlines()[0]
             lines.append(f"  {name}: {first}")
-            lines += [f"    --config.{section}.{name}.{key}={_shown(value)}" for key, value in defaults(path).items()]
+            arguments = config[section].get(name, {})
+            lines += [f"    --config.{section}.{name}.{key}={_shown(value)}" for key, value in arguments.items()]
     return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
-    return "NUMBER" if isinstance(value, config_dict.FieldReference) else repr(value).replace(" ", "")
+    return "NUMBER" if value is None else repr(value).replace(" ", "")

@@ -1,0 +1,172 @@
+"""Evaluate a trained model: K (the ELBO) and what it is compared with, in bits.
+
+  python evaluate.py --workdir=runs/swiss_roll
+  python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
+  python evaluate.py --workdir=runs/swiss_roll --respacing
+
+Writes evaluation.json, evaluation.png and likelihood.png into the workdir, or into its folder step_STEP for another
+checkpoint than the newest. --respacing adds respacing.json, respacing.png and respacing.npz, from which
+sample.py --spacing=optimal takes the best times. A cold model has no likelihood: its evaluation.json and
+evaluation.png say how well it restores.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl.flags import FlagValues
+from jax import Array
+
+from dpm_jax.cli import arguments as cli
+from dpm_jax.data import Source
+from dpm_jax.errors import UserError
+from dpm_jax.evaluation import (
+    figures,
+    images,
+    likelihood_report,
+    plots,
+    report,
+    respacing_report,
+    restoration_report,
+    short_chains,
+)
+from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
+from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.training.hosts import decided_by_first, together
+
+# Sections of evaluation.json, and names of the other files written.
+Outcome = tuple[dict[str, Any], list[str]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, those of the process if None, and return its exit code."""
+    return cli.run(__doc__, _define, _evaluate, argv)
+
+
+def _define(flag: cli.Definitions) -> None:
+    flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model.")
+    flag.checkpoint()
+    flag.string("data_dir", None, "Folder with data files (none; generated data need no files).")
+    flag.integer("num_examples", None, "Number of held-out examples (evaluate.num_examples of the config).")
+    flag.boolean("parzen", False, "Whether to compute the Parzen-window estimate, for image datasets with a test set.")
+    flag.integer("parzen_samples", 10_000, "Number of samples of the Parzen-window estimate.", 2)
+    flag.integer(
+        "ais_k",
+        None,
+        "Largest number of trajectories per example in annealed importance sampling, 0 for none (1000; images 10).",
+        0,
+    )
+    flag.integer(
+        "ais_examples",
+        None,
+        "Number of examples for annealed importance sampling (as many as take some seconds).",
+        2,
+    )
+    flag.boolean(
+        "respacing", False, "Whether to evaluate shorter chains with the same network and find the best times."
+    )
+    flag.integer(
+        "respacing_examples",
+        None,
+        "Number of examples that choose the best times (4096 for points in the plane, 16 to 20 for images).",
+        2,
+    )
+    flag.integer("seed", None, "Seed of examples and noise (the config's seed + 1).", 0, 2**32 - 1)
+
+
+def _evaluate(given: FlagValues) -> None:
+    with together():
+        which = cli.checkpoint(given)
+        where = storage.folder(given.workdir)
+        description = workdir.read(where)
+        config = description.config
+        num_examples = config.evaluate.num_examples if given.num_examples is None else given.num_examples
+        if num_examples < 2:
+            raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
+        _check_flags(given, config.kernel == "cold")
+        source = build.source(config, given.data_dir)
+        workdir.check_source(description, source, where)
+        if given.parzen:
+            images.check_parzen(source, given.parzen_samples)
+        built = build.experiment(config, description.shape)
+    seed = config.seed + 1 if given.seed is None else given.seed
+    eval_key, parzen_key = jax.random.split(jax.random.key(seed))
+    evaluate = _of_likelihood if built.cold is None else _of_restoration
+    with mesh.over_all_devices(), ExitStack() as context:
+        step, params = loop.load_params(built, where, which=which)
+        newest = which == "newest" or loop.newest_step(where) == step
+        where = storage.folder(decided_by_first(lambda: str(workdir.results(where, step, newest))))
+        out = context.enter_context(cli.outputs(where))
+        sections, written = evaluate(given, eval_key, built, params, source, num_examples, step, out)
+        if given.parzen:
+            parzen = images.parzen_report(parzen_key, built, params, source, given.parzen_samples)
+            print(images.parzen_table(parzen))
+            sections["parzen"] = parzen.asdict()
+        storage.write_json(out / "evaluation.json", sections)
+    print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
+
+
+def _check_flags(given: FlagValues, cold: bool) -> None:
+    if given["respacing_examples"].present and not given.respacing:
+        raise UserError("--respacing_examples: needs --respacing")
+    for name in ("ais_k", "ais_examples", "respacing"):
+        if cold and given[name].present:
+            raise UserError(f"--{name}: a cold chain has no likelihood")
+
+
+def _of_restoration(
+    given: FlagValues,
+    key: Array,
+    built: Experiment,
+    params: Params,
+    source: Source,
+    num_examples: int,
+    step: int,
+    where: Path,
+) -> Outcome:
+    """Evaluate how well a cold model restores."""
+    result = restoration_report.evaluate(key, built, params, source, num_examples, step)
+    print(restoration_report.table(result))
+    plots.save(plots.restoration(result.t, result.degraded, result.restored), where / "evaluation.png")
+    return result._asdict(), ["evaluation.png"]
+
+
+def _of_likelihood(
+    given: FlagValues,
+    key: Array,
+    built: Experiment,
+    params: Params,
+    source: Source,
+    num_examples: int,
+    step: int,
+    where: Path,
+) -> Outcome:
+    """Evaluate K and its gap to the likelihood, of the whole chain and of shorter ones."""
+    if given.respacing:
+        experiment.check_denoiser(built, params, "--respacing")
+    bound_key, ais_key, respacing_key = jax.random.split(key, 3)
+    result = report.evaluate(bound_key, built, params, source, num_examples, step)
+    print(report.table(result))
+    plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
+    sections, written = result._asdict(), ["evaluation.png"]
+    k = likelihood_report.largest_k(built.shape) if given.ais_k is None else given.ais_k
+    if k > 0:
+        num = given.ais_examples or likelihood_report.num_examples(built.shape, built.config.num_timesteps, k)
+        ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
+        print(likelihood_report.table(ais, result.unit))
+        sections |= ais._asdict()
+        written.append("likelihood.png")
+        plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
+    if given.respacing:
+        table_examples = given.respacing_examples or respacing_report.num_examples(built.shape)
+        short, costs = respacing_report.evaluate(
+            respacing_key, built, params, source, num_examples, table_examples, step
+        )
+        print(respacing_report.table(short))
+        storage.write_json(where / "respacing.json", short)
+        plots.save(figures.of_respacing(short), where / "respacing.png")
+        short_chains.save(costs, where / "respacing.npz", step)
+        written += [f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
+    return sections, written

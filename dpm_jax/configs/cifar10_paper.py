@@ -1,0 +1,36 @@
+"""CIFAR-10 with the paper's network: 6 multiscale layers of 100 features, a dense path of 1000 beside them, T = 1000.
+
+Paper: Sohl-Dickstein et al. 2015, section 3.2.2 and appendix D.2, table 1; K = 5.4 bits/pixel, K - L_null = 11.5.
+Command: python train.py --config=cifar10_paper --data_dir=FOLDER
+"""
+
+from ml_collections import ConfigDict
+
+from dpm_jax.training import config
+
+
+def get_config() -> ConfigDict:
+    c = config.default()
+    c.num_timesteps = 1000
+    c.data.name = "tfds"
+    c.data.tfds.dataset = "cifar10"
+    c.schedule.name = "erase"
+    c.schedule.erase.beta_1 = 1e-3
+    c.schedule.erase.alpha_bar_final = 1e-3
+    c.reverse.prediction = "perturbation"
+    c.reverse.variance = "sigmoid"
+    c.network.name = "multiscale"
+    c.network.multiscale.activation = "softplus_tanh"
+    c.network.multiscale.features = 100
+    c.network.multiscale.num_layers = 6
+    c.network.multiscale.num_scales = 3
+    c.network.multiscale.pointwise_features = 100
+    c.network.multiscale.dense_layers = 2
+    c.network.multiscale.dense_features = 1000
+    c.optimizer.learning_rate = 1e-3
+    c.train.batch_size = 128
+    c.train.steps = 200_000
+    c.train.log_every = 100
+    c.train.checkpoint_every = 1000
+    c.evaluate.num_examples = 1000
+    return c

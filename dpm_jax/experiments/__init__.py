@@ -1,1 +1,0 @@
-"""Grids of small runs, each one command with one table and one figure; see `python -m dpm_jax.experiments --help`."""
