@@ -60,6 +60,13 @@ def test_imports_go_down(path):
         assert FLOORS[imported] <= FLOORS[name], f"{name} imports {imported} from above"
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_package_needs_nothing_beside_it(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+        assert not {(name or "").split(".")[0] for name in names} & {"examples", "benchmarks", "tests"}
+
+
 def test_the_maths_imports_with_jax_and_numpy_alone():
     script = f"""
 import sys
