@@ -272,7 +272,7 @@ def test_pixels_are_remembered_by_the_workdir(tmp_path):
         ({"network__name": "unet", "network__unet__features": (8, 8, 8, 8, 8)}, "needs sides that are multiples of 16"),
         ({"network__multiscale__kernel_size": 4}, "must be odd"),
         ({"network__multiscale__num_layers": 0}, "one path is needed"),
-        ({"network__unet__features": (8, 9)}, "config.network.unet.num_heads"),
+        ({"network__name": "unet", "network__unet__features": (8, 9)}, "config.network.unet.num_heads"),
         ({"network__dtype": "float16"}, "must be one of float32, bfloat16"),
         ({"reverse__covariance": "full"}, "the data have 64"),
         ({"data__dead_leaves__r_min": 9.0}, "r_max"),
