@@ -36,6 +36,7 @@ FLOORS = {
     "cold": 2,
     "training": 3,
     "evaluation": 3,
+    "run": 3,
     "cli": 4,
     "experiments": 4,
 }
