@@ -3,11 +3,14 @@
   python evaluate.py --workdir=runs/swiss_roll
   python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
   python evaluate.py --workdir=runs/swiss_roll --respacing
+  python evaluate.py --workdir=runs/mnist --examples=IMAGES --ais_k=100
+  python evaluate.py --workdir=runs/one --against=runs/other
 
 Writes evaluation.json, evaluation.png and likelihood.png into the workdir, of another checkpoint than the newest into
 its folder step_STEP; with --respacing, respacing.json,
 respacing.png and respacing.npz, too, by which sample.py --spacing=optimal finds the best times. A cold model
-has no likelihood; of it, evaluation.json and evaluation.png say how well it restores.
+has no likelihood; of it, evaluation.json and evaluation.png say how well it restores. With --examples, scores.csv and
+scores.npz alone, a line for each of the user's own examples; with --against, comparison.json and comparison.png alone.
 """
 
 from contextlib import ExitStack
@@ -22,6 +25,8 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import (
+    comparison,
+    example_scores,
     figures,
     images,
     likelihood_report,
@@ -31,6 +36,7 @@ from dpm_jax.evaluation import (
     restoration_report,
     short_chains,
 )
+from dpm_jax.run import Run
 from dpm_jax.training import experiment, loop, mesh, storage, workdir
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
@@ -49,13 +55,24 @@ _RESPACING = flags.DEFINE_boolean("respacing", False, "K of the same network wit
 _RESPACING_EXAMPLES = flags.DEFINE_integer(
     "respacing_examples", None, "That the best times are chosen by; 4096 of points in the plane, of images 16 to 20.", 2
 )
+_EXAMPLES = flags.DEFINE_string(
+    "examples", None, "Score your own examples instead: a .npy, .npz (key samples), .csv, image or folder of images."
+)
+_AGAINST = flags.DEFINE_string("against", None, "Compare with this workdir instead: K on the same examples and noise.")
 _SEED = flags.DEFINE_integer("seed", None, "Of examples and noise; the config's seed + 1 if not given.", 0, 2**32 - 1)
 
 
 def _check_flags(cold: bool) -> None:
+    flag: Any
     if _RESPACING_EXAMPLES.present and not _RESPACING.value:
         raise UserError("--respacing_examples: needs --respacing")
-    for flag in (_AIS_K, _AIS_EXAMPLES, _RESPACING):
+    if _EXAMPLES.value is not None and _AGAINST.value is not None:
+        raise UserError("--examples, --against: give one of them")
+    for instead, also in ((_EXAMPLES, _NUM_EXAMPLES), (_AGAINST, _AIS_K)):
+        for flag in (_PARZEN, _AIS_EXAMPLES, _RESPACING, also):
+            if instead.value is not None and flag.present:
+                raise UserError(f"--{flag.name}: does not go with --{instead.name}")
+    for flag in (_AIS_K, _AIS_EXAMPLES, _RESPACING, _EXAMPLES, _AGAINST):
         if cold and flag.present:
             raise UserError(f"--{flag.name}: a cold chain has no likelihood")
 
@@ -102,6 +119,30 @@ def _of_likelihood(
     return sections, written
 
 
+def _score_examples(key: Array, run: Run, path: str, step: int, out: Path) -> list[str]:
+    """Scores of the user's own examples; names of the files written."""
+    x = example_scores.read(path, run)
+    scores = example_scores.score(key, run, x, _AIS_K.value or 0)
+    print(example_scores.table(scores))
+    return example_scores.write(scores, step, out)
+
+
+def _compare(key: Array, first: comparison.Trained, source: Source, num_examples: int, out: Path) -> list[str]:
+    """K beside that of another workdir; names of the files written."""
+    where = storage.folder(str(_AGAINST.value))
+    described = workdir.read(where)
+    workdir.check_source(described, source, where)
+    built = experiment.build(described.config, described.shape)
+    step, params = loop.load_params(built, where)
+    second = comparison.Trained(str(where), built, params, described.standardization, step)
+    result = comparison.compare(key, first, second, source, num_examples)
+    print(comparison.table(result))
+    storage.write_json(out / "comparison.json", result.summary())
+    picture = plots.comparison(result.first_bits, result.second_bits, result.names, result.unit)
+    plots.save(picture, out / "comparison.png")
+    return ["comparison.json", "comparison.png"]
+
+
 def main() -> None:
     with together():
         which = _CHECKPOINT()
@@ -112,9 +153,11 @@ def main() -> None:
         if num_examples < 2:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(config.kernel == "cold")
-        source = experiment.open_source(config, _DATA_DIR.value)
-        workdir.check_source(description, source, where)
-        if _PARZEN.value:
+        source = None
+        if _EXAMPLES.value is None:
+            source = experiment.open_source(config, workdir.data_dir(where, _DATA_DIR.value))
+            workdir.check_source(description, source, where)
+        if _PARZEN.value and source is not None:
             images.check_parzen(source, _PARZEN_SAMPLES.value)
         built = experiment.build(config, description.shape)
     seed = config.seed + 1 if _SEED.value is None else _SEED.value
@@ -125,13 +168,21 @@ def main() -> None:
         newest = which == "newest" or loop.newest_step(where) == step
         where = storage.folder(decided_by_first(lambda: str(workdir.results(where, step, newest))))
         out = context.enter_context(cli.outputs(where))
-        sections, written = evaluate(eval_key, built, params, source, num_examples, step, out)
-        if _PARZEN.value:
-            parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
-            print(images.parzen_table(parzen))
-            sections["parzen"] = parzen.asdict()
-        storage.write_json(out / "evaluation.json", sections)
-    print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
+        if source is None:
+            run = Run(built, params, description.standardization, step)
+            written = _score_examples(eval_key, run, str(_EXAMPLES.value), step, out)
+        elif _AGAINST.value is not None:
+            ours = comparison.Trained(_WORKDIR.value, built, params, description.standardization, step)
+            written = _compare(eval_key, ours, source, num_examples, out)
+        else:
+            sections, written = evaluate(eval_key, built, params, source, num_examples, step, out)
+            if _PARZEN.value:
+                parzen = images.parzen_report(parzen_key, built, params, source, _PARZEN_SAMPLES.value)
+                print(images.parzen_table(parzen))
+                sections["parzen"] = parzen.asdict()
+            storage.write_json(out / "evaluation.json", sections)
+            written = ["evaluation.json", *written]
+    print("wrote " + ", ".join(str(where / name) for name in written))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@
   python sample.py --workdir=runs/mnist --num_steps=10 --eta=0
 
 Writes samples.npz and samples.png into --out, in the data's own units; with --gif, trajectory.gif
-too. samples.npz has the key `samples`, [N, ...]; of posteriors [n, N, ...], N draws for each of n
-observations, and `mean`, `observed`, `mask`, and `truth` where it is known.
+too; with --png, each image as a file. samples.npz has the key `samples`, [N, ...]; of posteriors
+[n, N, ...], N draws for each of n observations, and `mean`, `observed`, `mask`, and `truth` where it
+is known.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ from dpm_jax import cold, guidance, sampling
 from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
-from dpm_jax.evaluation.samples import draw
+from dpm_jax.evaluation.samples import draw, seconds
 from dpm_jax.training import experiment, loop, mesh, storage, workdir
 from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
@@ -32,12 +33,15 @@ from dpm_jax.units import bits
 _WORKDIR = flags.DEFINE_string("workdir", "runs/swiss_roll", "What train.py wrote.")
 _CHECKPOINT = cli.checkpoint_flag()
 _OUT = flags.DEFINE_string("out", None, "Folder to write to; WORKDIR/samples if not given, WORKDIR/posterior of those.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; 1000 if not given, 4 for each observation.")
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "How many (default: 64 images, 1000 vectors, 4 for each observation)."
+)
 _CHUNK_SIZE = flags.DEFINE_integer(
     "chunk_size", None, "How many to draw at a time, with the same result; what fits in memory if not given."
 )
 _SIZE = flags.DEFINE_integer("size", None, "Side of the images; that of the training data if not given.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
+_PNG = flags.DEFINE_boolean("png", False, "Write each image as a file, 0000.png and so on, too (default: false).")
 _GIF = flags.DEFINE_boolean("gif", False, "Write the way from noise to samples as an animation, too.")
 
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Of the chain: fewer than the model has; all if not given.")
@@ -50,6 +54,9 @@ _SPACING = flags.DEFINE_enum(
 _ETA = flags.DEFINE_float("eta", None, "Steps of DDIM with so much noise, 0: none, 1: that of the posteriors.")
 
 _RULE = flags.DEFINE_enum("rule", None, get_args(cold.Rule), "Of a cold chain; the config's if not given.")
+
+# Seconds from which on it is said how long the samples take.
+_LONG = 5
 
 _FILES = "a .npz (keys samples, mask, truth), .npy, image or folder; or held_out, the workdir's own held-out data"
 _DENOISE = flags.DEFINE_string("denoise", None, f"Noisy examples: {_FILES}.")
@@ -108,6 +115,7 @@ def _check_flags() -> None:
         (_DATA_DIR, "held_out" in (_DENOISE.value, _INPAINT.value), "held_out for --denoise or --inpaint"),
         (_SIZE, not conditional, "no --denoise or --inpaint: images come in a size of their own"),
         (_GIF, not conditional, "no --denoise or --inpaint"),
+        (_PNG, not conditional, "no --denoise or --inpaint"),
         (_SPACING, _NUM_STEPS.value is not None, "--num_steps"),
         (_CHUNK_SIZE, not conditional, "no --denoise or --inpaint"),
     ]
@@ -168,7 +176,7 @@ def _observations(
     path, flag = (_DENOISE.value, "--denoise") if _INPAINT.value is None else (_INPAINT.value, "--inpaint")
     assert path is not None
     if path == "held_out":
-        source = experiment.open_source(description.config, _DATA_DIR.value)
+        source = experiment.open_source(description.config, workdir.data_dir(where, _DATA_DIR.value))
         workdir.check_source(description, source, where)
         held_out = source.held_out(key, _NUM_OBSERVATIONS.value)
         samples = description.standardization.invert(held_out)
@@ -225,12 +233,18 @@ def _sample_model(
     """Samples of the model itself; names of the files written."""
     key, num_timesteps = jax.random.key(_SEED.value), built.model(params).num_timesteps
     shape, binary = _shape(built), description.config.kernel == "binomial"
-    num = 1000 if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+    num = (64 if len(shape) == 3 else 1000) if _NUM_SAMPLES.value is None else _NUM_SAMPLES.value
+    wait = seconds(built, params, num, shape, _CHUNK_SIZE.value)
+    if wait >= _LONG:
+        print(f"about {wait:.0f} s for {num} samples, and compilation", flush=True)
     samples = draw(key, built, params, description.standardization, num, shape, _CHUNK_SIZE.value)
     np.savez(out / "samples.npz", samples=samples)
     plots.save(figures.of_samples(samples, binary), out / "samples.png")
     print(f"{len(samples)} samples")
     written = ["samples.npz", "samples.png"]
+    if _PNG.value:
+        names = plots.save_images(samples, out)
+        written.append(names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}")
     if _GIF.value:
         kept = jax.jit(
             lambda key, params: mesh.gather(
@@ -258,6 +272,8 @@ def main() -> None:
         description = workdir.read(where)
         built = _build(description)
         shape = _shape(built)
+        if _PNG.value and len(shape) != 3:
+            raise UserError("--png: is for images")
         if _GIF.value and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
             raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
         conditional = _DENOISE.value is not None or _INPAINT.value is not None

@@ -16,6 +16,7 @@ the integers themselves. For bits these are log-probabilities as they are.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -356,14 +357,28 @@ class Run:
           ValueError: if the data are real numbers, which have no code length; or as of `bound`.
         """
         self._check_likelihood("bits_per_dim")
-        units, shape = self.standardization, self.experiment.shape
-        if not (self._is_binary or units.step.all()):
-            raise ValueError(
-                "bits_per_dim: is for pixels, integers and bits, and this model is of real numbers; see bound"
-            )
-        k = self.bound(key, x, num_draws=num_draws)
-        value = discrete_bits_per_dimension(k.value + self._log_volume, units.scale, shape)
+        self._check_discrete()
+        return self.bits_per_dim_of(self.bound(key, x, num_draws=num_draws))
+
+    def bits_per_dim_of(self, k: Measurement) -> Measurement:
+        """Convert what `bound` returned to bits a dimension, see `bits_per_dim`.
+
+        Raises:
+          ValueError: if the data are real numbers.
+        """
+        self._check_discrete()
+        shape = self.experiment.shape
+        value = discrete_bits_per_dimension(k.value + self._log_volume, self.standardization.scale, shape)
         return Measurement(value, bits_per_dimension(k.stderr, shape))
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether every coordinate is a pixel, an integer or a bit, so that examples have probabilities."""
+        return self._is_binary or bool(self.standardization.step.all())
+
+    def _check_discrete(self) -> None:
+        if not self.is_discrete:
+            raise ValueError("bits_per_dim: is for pixels, integers and bits, and the data are real numbers; use bound")
 
     def log_likelihood(self, key: Array, x: Any, *, k: int = 100) -> Measurement:
         """Estimate the log-likelihood of each example by annealed importance sampling over k trajectories.
@@ -461,6 +476,18 @@ def _value_errors() -> Iterator[None]:
         raise ValueError(str(error).removeprefix("--")) from None
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Orbax logs of every checkpoint; what goes wrong comes as an exception."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     """Load a trained model.
 
@@ -474,7 +501,8 @@ def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     where = storage.folder(str(workdir))
     described = workdir_lib.read(where)
     built = experiment_lib.build(described.config, described.shape)
-    step, params = loop.load_params(built, where, which=checkpoint)
+    with _quiet():
+        step, params = loop.load_params(built, where, which=checkpoint)
     return Run(built, params, described.standardization, step)
 
 
@@ -520,7 +548,7 @@ def fit(
         settings.train.steps = steps
     if seed is not None:
         settings.seed = seed
-    with workdir_lib.alone(where), mesh.over_all_devices(settings.mesh.data, settings.mesh.fsdp):
+    with _quiet(), workdir_lib.alone(where), mesh.over_all_devices(settings.mesh.data, settings.mesh.fsdp):
         _write_data(where, data)
         source = experiment_lib.open_source(settings, str(where), report=report)
         built = experiment_lib.build(settings, source.shape)

@@ -103,7 +103,7 @@ def fit_examples(
     if single and batch:
         raise UserError(f"{name} has shape {array.shape}, which is one example or several; give (N, {wanted})")
     if not single and not batch:
-        raise UserError(f"{name} has shape {array.shape}; the model takes (N, {wanted}), or one example ({wanted})")
+        raise UserError(f"{name} has shape {array.shape}; the model takes (N, {wanted}), or one example {shape}")
     whole = (single or batch)[0]
     return fit_values(whole, np.ones(whole.shape, bool), name, _binary(experiment), standardization), bool(single)
 

@@ -63,7 +63,7 @@ def seconds(
     def step(params: Params, x: Array) -> Any:
         return experiment.model(params).reverse(x, jnp.full(size, num_timesteps, jnp.int32))
 
-    x = jnp.zeros((size, *shape))
+    x: Any = np.zeros((size, *shape), np.float32)
     jax.block_until_ready(step(params, x))
     begin = time.perf_counter()
     jax.block_until_ready(step(params, x))
