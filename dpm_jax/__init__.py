@@ -3,7 +3,15 @@
 A `Schedule` says how fast data are destroyed; a process (`Gaussian`, `Binomial`) is the forward chain that it makes; a
 `Model` is a process and a denoiser `(x_t, t) -> distribution of x_0`. Everything else is a function from a model to
 a model, or from a model to numbers. These modules need jax and numpy alone.
+
+`load`, `fit` and `Run` are trained models, in the data's own units. They are imported when they are first used, with
+all that training needs.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from dpm_jax import (
     bound,
@@ -31,6 +39,11 @@ from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.respacing import respace
 from dpm_jax.sampling import sample
 from dpm_jax.schedules import Schedule
+
+if TYPE_CHECKING:
+    from dpm_jax.run import Run as Run
+    from dpm_jax.run import fit as fit
+    from dpm_jax.run import load as load
 
 __version__ = "0.1.0"
 
@@ -65,3 +78,16 @@ __all__ = [
     "timesteps",
     "units",
 ]
+
+# Of `dpm_jax.run`. Not in __all__: `from dpm_jax import *` needs jax and numpy alone.
+_OF_RUN = ("Run", "fit", "load")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_RUN:
+        return getattr(importlib.import_module("dpm_jax.run"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OF_RUN})

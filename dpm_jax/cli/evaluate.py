@@ -3,11 +3,14 @@
   python evaluate.py --workdir=runs/swiss_roll
   python evaluate.py --workdir=runs/mnist --data_dir=FOLDER --parzen
   python evaluate.py --workdir=runs/swiss_roll --respacing
+  python evaluate.py --workdir=runs/mnist --examples=IMAGES --ais_k=100
+  python evaluate.py --workdir=runs/one --against=runs/other
 
 Writes evaluation.json, evaluation.png and likelihood.png into the workdir, or into its folder step_STEP for another
 checkpoint than the newest. --respacing adds respacing.json, respacing.png and respacing.npz, from which
 sample.py --spacing=optimal takes the best times. A cold model has no likelihood: its evaluation.json and
-evaluation.png say how well it restores.
+evaluation.png say how well it restores. --examples writes scores.csv and scores.npz alone, one line for each of your
+own examples; --against writes comparison.json and comparison.png alone.
 """
 
 from collections.abc import Sequence
@@ -23,6 +26,8 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import (
+    comparison,
+    example_scores,
     figures,
     images,
     likelihood_report,
@@ -32,6 +37,7 @@ from dpm_jax.evaluation import (
     restoration_report,
     short_chains,
 )
+from dpm_jax.run import Run
 from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
@@ -73,6 +79,12 @@ def _define(flag: cli.Definitions) -> None:
         "Number of examples that choose the best times (4096 for points in the plane, 16 to 20 for images).",
         2,
     )
+    flag.string(
+        "examples",
+        None,
+        "Examples of your own to score instead: a .npy, .npz (array samples), .csv, image or folder of images (none).",
+    )
+    flag.string("against", None, "Workdir to compare with instead: K on the same examples and noise (none).")
     flag.integer("seed", None, "Seed of examples and noise (the config's seed + 1).", 0, 2**32 - 1)
 
 
@@ -86,9 +98,11 @@ def _evaluate(given: FlagValues) -> None:
         if num_examples < 2:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(given, config.kernel == "cold")
-        source = build.source(config, given.data_dir)
-        workdir.check_source(description, source, where)
-        if given.parzen:
+        source = None
+        if given.examples is None:
+            source = build.source(config, workdir.data_dir(where, given.data_dir))
+            workdir.check_source(description, source, where)
+        if given.parzen and source is not None:
             images.check_parzen(source, given.parzen_samples)
         built = build.experiment(config, description.shape)
     seed = config.seed + 1 if given.seed is None else given.seed
@@ -99,21 +113,61 @@ def _evaluate(given: FlagValues) -> None:
         newest = which == "newest" or loop.newest_step(where) == step
         where = storage.folder(decided_by_first(lambda: str(workdir.results(where, step, newest))))
         out = context.enter_context(cli.outputs(where))
-        sections, written = evaluate(given, eval_key, built, params, source, num_examples, step, out)
-        if given.parzen:
-            parzen = images.parzen_report(parzen_key, built, params, source, given.parzen_samples)
-            print(images.parzen_table(parzen))
-            sections["parzen"] = parzen.asdict()
-        storage.write_json(out / "evaluation.json", sections)
-    print("wrote " + ", ".join(str(where / name) for name in ["evaluation.json", *written]))
+        if source is None:
+            run = Run(built, params, description.standardization, step)
+            written = _score_examples(given, eval_key, run, step, out)
+        elif given.against is not None:
+            ours = comparison.Trained(given.workdir, built, params, description.standardization, step)
+            written = _compare(given, eval_key, ours, source, num_examples, out)
+        else:
+            sections, written = evaluate(given, eval_key, built, params, source, num_examples, step, out)
+            if given.parzen:
+                parzen = images.parzen_report(parzen_key, built, params, source, given.parzen_samples)
+                print(images.parzen_table(parzen))
+                sections["parzen"] = parzen.asdict()
+            storage.write_json(out / "evaluation.json", sections)
+            written = ["evaluation.json", *written]
+    print("wrote " + ", ".join(str(where / name) for name in written))
 
 
 def _check_flags(given: FlagValues, cold: bool) -> None:
     if given["respacing_examples"].present and not given.respacing:
         raise UserError("--respacing_examples: needs --respacing")
-    for name in ("ais_k", "ais_examples", "respacing"):
+    if given.examples is not None and given.against is not None:
+        raise UserError("--examples, --against: give one of them")
+    for instead, also in (("examples", "num_examples"), ("against", "ais_k")):
+        for name in ("parzen", "ais_examples", "respacing", also):
+            if given[instead].value is not None and given[name].present:
+                raise UserError(f"--{name}: does not go with --{instead}")
+    for name in ("ais_k", "ais_examples", "respacing", "examples", "against"):
         if cold and given[name].present:
             raise UserError(f"--{name}: a cold chain has no likelihood")
+
+
+def _score_examples(given: FlagValues, key: Array, run: Run, step: int, out: Path) -> list[str]:
+    """Score the user's own examples, and return the names of the files written."""
+    x = example_scores.read(given.examples, run)
+    scores = example_scores.score(key, run, x, given.ais_k or 0)
+    print(example_scores.table(scores))
+    return example_scores.write(scores, step, out)
+
+
+def _compare(
+    given: FlagValues, key: Array, first: comparison.Trained, source: Source, num_examples: int, out: Path
+) -> list[str]:
+    """Evaluate K beside that of another workdir, and return the names of the files written."""
+    where = storage.folder(given.against)
+    described = workdir.read(where)
+    workdir.check_source(described, source, where)
+    built = build.experiment(described.config, described.shape)
+    step, params = loop.load_params(built, where)
+    second = comparison.Trained(str(where), built, params, described.standardization, step)
+    result = comparison.compare(key, first, second, source, num_examples)
+    print(comparison.table(result))
+    storage.write_json(out / "comparison.json", result.summary())
+    picture = plots.comparison(result.first_bits, result.second_bits, result.names, result.unit)
+    plots.save(picture, out / "comparison.png")
+    return ["comparison.json", "comparison.png"]
 
 
 def _of_restoration(

@@ -7,7 +7,8 @@
   python sample.py --workdir=runs/heartbeat --inpaint=held_out --mask=random:0.8 --num_particles=1000
   python sample.py --workdir=runs/mnist --num_steps=10 --eta=0
 
-Writes samples.npz and samples.png into --out, in the units of the data, and with --gif trajectory.gif. The array
+Writes samples.npz and samples.png into --out, in the units of the data, with --gif trajectory.gif, and with --png each
+image as a file. The array
 `samples` in samples.npz has shape [N, ...]; for a posterior [n, N, ...], N samples for each of n observations, beside
 the arrays `mean`, `observed`, `mask`, and `truth` where it is known.
 """
@@ -25,12 +26,15 @@ from dpm_jax import cold, guidance, sampling
 from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
-from dpm_jax.evaluation.samples import draw
+from dpm_jax.evaluation.samples import draw, seconds
 from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
 from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
 
 _FILES = "a .npz (arrays samples, mask, truth), .npy, image or folder, or held_out for held-out data of the workdir"
+
+# Seconds from which on the time that the samples take is printed.
+_LONG = 5
 
 # Flags that change how a posterior is sampled.
 _CONDITIONAL = ("how", "num_particles", "num_repeats", "num_observations")
@@ -45,10 +49,11 @@ def _define(flag: cli.Definitions) -> None:
     flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model.")
     flag.checkpoint()
     flag.string("out", None, "Folder to write into (WORKDIR/samples, or WORKDIR/posterior for a posterior).")
-    flag.integer("num_samples", None, "Number of samples (1000, or 4 for each observation).")
+    flag.integer("num_samples", None, "Number of samples (64 images, 1000 vectors, or 4 for each observation).")
     flag.integer("chunk_size", None, "Number of samples drawn at a time, with the same result (what fits in memory).")
     flag.integer("size", None, "Side of the images (that of the training data).")
     flag.integer("seed", 0, "Seed of the samples.", 0, 2**32 - 1)
+    flag.boolean("png", False, "Whether to write each image as a file, 0000.png and so on, too.")
     flag.boolean("gif", False, "Whether to write the path from noise to samples as an animation, too.")
 
     flag.integer("num_steps", None, "Number of steps of a shorter chain (all steps of the model).")
@@ -95,6 +100,8 @@ def _sample(given: FlagValues) -> None:
         description = workdir.read(where)
         built = _build(given, description)
         shape = _shape(given, built)
+        if given.png and len(shape) != 3:
+            raise UserError("--png: is for images")
         if given.gif and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
             raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
         conditional = given.denoise is not None or given.inpaint is not None
@@ -153,7 +160,7 @@ def _check_flags(given: FlagValues) -> None:
     for name, fits, needs in needed:
         if given[name].present and not fits:
             raise UserError(f"--{name}: needs {needs}")
-    for name in ("size", "gif", "chunk_size"):
+    for name in ("size", "gif", "png", "chunk_size"):
         if conditional and given[name].present:
             raise UserError(f"--{name}: cannot be used with --denoise or --inpaint")
     if given.denoise is not None and given.noise_sigma is None:
@@ -215,7 +222,7 @@ def _observations(
     path, flag = (given.denoise, "--denoise") if given.inpaint is None else (given.inpaint, "--inpaint")
     assert path is not None
     if path == "held_out":
-        source = build.source(description.config, given.data_dir)
+        source = build.source(description.config, workdir.data_dir(where, given.data_dir))
         workdir.check_source(description, source, where)
         held_out = source.held_out(key, given.num_observations)
         samples = description.standardization.invert(held_out)
@@ -281,12 +288,18 @@ def _sample_model(
     """Sample the model itself, and return the names of the files written."""
     key, num_timesteps = jax.random.key(given.seed), built.model(params).num_timesteps
     shape, binary = _shape(given, built), description.config.kernel == "binomial"
-    num = 1000 if given.num_samples is None else given.num_samples
+    num = (64 if len(shape) == 3 else 1000) if given.num_samples is None else given.num_samples
+    wait = seconds(built, params, num, shape, given.chunk_size)
+    if wait >= _LONG:
+        print(f"about {wait:.0f} s for {num} samples, and compilation", flush=True)
     samples = draw(key, built, params, description.standardization, num, shape, given.chunk_size)
     np.savez(out / "samples.npz", samples=samples)
     plots.save(figures.of_samples(samples, binary), out / "samples.png")
     print(f"{len(samples)} samples")
     written = ["samples.npz", "samples.png"]
+    if given.png:
+        names = plots.save_images(samples, out)
+        written.append(names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}")
     if given.gif:
         kept = jax.jit(
             lambda key, params: mesh.gather(

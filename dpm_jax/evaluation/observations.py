@@ -11,10 +11,10 @@ from dpm_jax.data import Standardization
 from dpm_jax.data.standardization import FARTHEST
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks
-from dpm_jax.evaluation.examples import Examples
+from dpm_jax.evaluation.examples import Examples, check_numbers
 from dpm_jax.training.experiment import Experiment, check_size
 
-__all__ = ["Observations", "denoising", "inpainting"]
+__all__ = ["Observations", "denoising", "fit_examples", "fit_shape", "fit_values", "inpainting"]
 
 
 class Observations(NamedTuple):
@@ -38,8 +38,18 @@ class Observations(NamedTuple):
 # --- Checking against a model ---
 
 
-def _fit_shape(array: np.ndarray, experiment: Experiment, standardization: Standardization, name: str) -> np.ndarray:
-    """[n, *shape] of what may lack the batch axis or the axis of one channel."""
+def fit_shape(array: np.ndarray, experiment: Experiment, standardization: Standardization, name: str) -> np.ndarray:
+    """Return as [n, *shape] what may lack the batch axis or the axis of one channel; images may have another size.
+
+    Args:
+      array: examples in the data's own units.
+      experiment: the model, which says what fits.
+      standardization: of its data.
+      name: of the array in messages.
+
+    Raises:
+      UserError: if it has another shape.
+    """
     shape = standardization.raw_shape(experiment.shape)
     dims, channels = len(shape), shape[-1]
     wanted = " x ".join(map(str, shape))
@@ -64,10 +74,44 @@ def _fit_shape(array: np.ndarray, experiment: Experiment, standardization: Stand
     return batched
 
 
-def _fit_values(
+def fit_examples(
+    array: np.ndarray, experiment: Experiment, standardization: Standardization, name: str
+) -> tuple[np.ndarray, bool]:
+    """Check whole examples of the size that a model was trained on.
+
+    Args:
+      array: [N, *shape] in the data's own units, or one example [*shape]; the axis of a single channel may be absent.
+      experiment: the model, which says what fits.
+      standardization: of its data.
+      name: of the array in messages.
+
+    Returns:
+      [N, *shape] float64; whether the array was one example, without a batch axis.
+
+    Raises:
+      UserError: if the array has another shape, or one that can be read in two ways; or holds NaN, or values that no
+        example has.
+    """
+    check_numbers(array, name)
+    shape = standardization.raw_shape(experiment.shape)
+    single = [array[None]] if array.shape == shape else []
+    batch = [array] if array.shape[1:] == shape else []
+    if len(shape) == 3 and shape[-1] == 1:
+        single += [array[None, ..., None]] if array.shape == shape[:-1] else []
+        batch += [array[..., None]] if array.shape[1:] == shape[:-1] else []
+    wanted = ", ".join(map(str, shape))
+    if single and batch:
+        raise UserError(f"{name} has shape {array.shape}, which is one example or several; give (N, {wanted})")
+    if not single and not batch:
+        raise UserError(f"{name} has shape {array.shape}; the model takes (N, {wanted}), or one example {shape}")
+    whole = (single or batch)[0]
+    return fit_values(whole, np.ones(whole.shape, bool), name, experiment.binary, standardization), bool(single)
+
+
+def fit_values(
     array: np.ndarray, mask: np.ndarray, name: str, binary: bool, standardization: Standardization, noisy: bool = False
 ) -> np.ndarray:
-    """As float64, 0 where `mask` is False; refuse what, elsewhere, is not finite or no example without noise could be.
+    """Return as float64, 0 where `mask` is False; refuse what, elsewhere, is not finite or no example could be.
 
     Args:
       array: [n, *shape].
@@ -76,6 +120,9 @@ def _fit_values(
       binary: whether bits are wanted.
       standardization: of the training data.
       noisy: whether noise was added, which carries values between the integers and away from constants.
+
+    Raises:
+      UserError: naming the first value that does not fit.
     """
     values = np.where(mask, array, 0).astype(np.float64)
     whole = "" if mask.all() else " where observed"
@@ -124,10 +171,10 @@ def _fit_truth(
     if examples.truth is None:
         return None
     name = f"{examples.name}, key 'truth',"
-    truth = _fit_shape(examples.truth, experiment, standardization, name)
+    truth = fit_shape(examples.truth, experiment, standardization, name)
     if truth.shape != shape:
         raise UserError(f"{name} has shape {examples.truth.shape}; that of the samples is {examples.samples.shape}")
-    return _fit_values(truth, np.ones(shape, bool), name, experiment.binary, standardization)
+    return fit_values(truth, np.ones(shape, bool), name, experiment.binary, standardization)
 
 
 # --- Observations ---
@@ -157,7 +204,7 @@ def inpainting(
       UserError: if examples or mask do not fit the model, or nothing is observed, or nothing hidden.
     """
     binary = experiment.binary
-    samples = _fit_shape(examples.samples, experiment, standardization, examples.name)
+    samples = fit_shape(examples.samples, experiment, standardization, examples.name)
     num, shape = len(samples), samples.shape[1:]
     whole = False
     if mask is None:
@@ -175,10 +222,10 @@ def inpainting(
         name = f"--mask: {mask}"
         observed = masks.fit(masks.read(mask), num, shape, name)
     masks.check(standardization.keep(observed), name)
-    y = _fit_values(samples, observed, examples.name, binary, standardization)
+    y = fit_values(samples, observed, examples.name, binary, standardization)
     truth = _fit_truth(examples, samples.shape, experiment, standardization)
     if truth is None and whole:
-        truth = _fit_values(samples, np.ones_like(observed), examples.name, binary, standardization)
+        truth = fit_values(samples, np.ones_like(observed), examples.name, binary, standardization)
     return Observations(y, observed, 0.0, truth)
 
 
@@ -214,13 +261,13 @@ def denoising(
         raise UserError(f"{examples.name} has a key 'mask'; what is seen in part is for --inpaint")
     if add_noise and examples.truth is not None:
         raise UserError(f"--add_noise: {examples.name} has a key 'truth', so it has noise already")
-    samples = _fit_shape(examples.samples, experiment, standardization, examples.name)
+    samples = fit_shape(examples.samples, experiment, standardization, examples.name)
     observed = np.ones(samples.shape, bool)
     if add_noise:
-        truth = _fit_values(samples, observed, examples.name, binary, standardization)
+        truth = fit_values(samples, observed, examples.name, binary, standardization)
         return Observations(_add_noise(truth, noise, binary, seed), observed, noise, truth)
     # Noise carries pixels between the grey levels and out of their range.
-    y = _fit_values(samples, observed, examples.name, binary, standardization, noisy=True)
+    y = fit_values(samples, observed, examples.name, binary, standardization, noisy=True)
     return Observations(y, observed, noise, _fit_truth(examples, samples.shape, experiment, standardization))
 
 

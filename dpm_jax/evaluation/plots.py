@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.patches import Circle
+from PIL import Image
 
 from dpm_jax.errors import UserError
 
@@ -25,6 +26,7 @@ __all__ = [
     "animate",
     "bit_trajectories",
     "bits",
+    "comparison",
     "image_grid",
     "image_pairs",
     "image_rows",
@@ -36,6 +38,7 @@ __all__ = [
     "points",
     "restoration",
     "save",
+    "save_images",
     "short_chains",
 ]
 
@@ -100,6 +103,32 @@ def save(figure: Figure, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         plt.close(figure)
+
+
+def save_images(samples: np.ndarray, folder: Path) -> list[str]:
+    """Write each image as a PNG file, 0000.png, 0001.png, ..., pixel by pixel.
+
+    Args:
+      samples: [N, H, W, C], 1 or 3 channels; uint8, or real numbers, of which the range of all becomes 0..255.
+      folder: to write to.
+
+    Returns:
+      The names.
+
+    Raises:
+      UserError: if a file cannot be written.
+    """
+    if samples.dtype != np.uint8:
+        low, high = float(samples.min()), float(samples.max())
+        samples = np.round((samples - low) * (255 / (high - low or 1))).astype(np.uint8)
+    digits = max(4, len(str(len(samples) - 1)))
+    names = [f"{i:0{digits}}.png" for i in range(len(samples))]
+    for name, image in zip(names, samples, strict=True):
+        try:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
+    return names
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -423,6 +452,22 @@ def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
     right.plot(log_nsr[2:] / np.log(10), np.cumsum(kl[2:]), color=_BLUE)
     right.set(xlabel=r"$\log_{10} \nu_t$ (noise-to-signal ratio)", ylabel=f"sum over s = 2..t ({unit})")
     right.set_title("The same against the noise level")
+    return figure
+
+
+def comparison(first: np.ndarray, second: np.ndarray, names: tuple[str, str], unit: str) -> Figure:
+    """Draw K of two models on the same examples, [N] each, against each other, and their differences."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    ends = [min(first.min(), second.min()), max(first.max(), second.max())]
+    left.plot(ends, ends, color=_INK, lw=0.8)
+    left.scatter(second, first, s=4, color=_BLUE, alpha=0.5, linewidths=0)
+    left.set(xlabel=f"K of {names[1]} ({unit})", ylabel=f"K of {names[0]} ({unit})", title="Each example")
+    apart = first - second
+    right.hist(apart, bins=min(60, max(10, len(apart) // 10)), color=_BLUE, alpha=0.7)
+    right.axvline(0, color=_INK, lw=0.8)
+    right.axvline(float(apart.mean()), color=_RED, lw=1.5, label=f"mean {apart.mean():.4f}")
+    right.set(xlabel=f"K of the first - K of the second ({unit})", ylabel="examples", title="Paired differences")
+    right.legend()
     return figure
 
 

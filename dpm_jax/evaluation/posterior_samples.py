@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
 from dpm_jax.units import bits
 
-__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden", "particle_report"]
+__all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden", "particle_report", "sampler"]
 
 
 class Plan(NamedTuple):
@@ -87,6 +88,27 @@ def evidence(experiment: Experiment, standardization: Standardization, observati
     return Normal(jnp.where(mask, y, 0.0), jnp.where(mask, jnp.broadcast_to(variance, y.shape), jnp.inf))
 
 
+def sampler(experiment: Experiment, plan: Plan) -> Callable[[Array, Params, Any], Array]:
+    """Return the compiled sampler of one posterior an example: (key, parameters, evidence [B, *shape]) -> [B, *shape].
+
+    Args:
+      experiment: what was trained.
+      plan: how; not by default, and without particles.
+    """
+
+    @jax.jit
+    def run(key: Array, params: Params, r: Any) -> Array:
+        conditioned = guidance.condition(experiment.model(params), r, plan.how)  # type: ignore[arg-type]
+        size, shape = r.batch_shape[0], r.event_shape
+        if plan.num_repeats == 1:
+            return mesh.gather(sampling.sample(key, conditioned, size, shape))
+        jump_length = min(plan.jump_length, conditioned.num_timesteps)
+        x = sampling.with_jumps(key, conditioned, size, shape, jump_length=jump_length, num_repeats=plan.num_repeats)
+        return mesh.gather(x)
+
+    return run  # type: ignore[no-any-return]
+
+
 def draw(
     key: Array,
     experiment: Experiment,
@@ -95,6 +117,7 @@ def draw(
     observations: Observations,
     num: int,
     plan: Plan,
+    compiled: Callable[[Array, Params, Any], Array] | None = None,
 ) -> Draws:
     """`num` draws from the posterior of each observation.
 
@@ -106,6 +129,7 @@ def draw(
       observations: n of them.
       num: N.
       plan: how.
+      compiled: `sampler` of the same experiment and plan, to be used again; None for a new one.
 
     Raises:
       UserError: if the plan does not fit the evidence, or draws or weights are not finite.
@@ -124,15 +148,7 @@ def draw(
     # Chunks of one size are one program: the last is filled up with what is then thrown away.
     size = -(-total // -(-total // chunk_size(shape, 10_000)))
 
-    @jax.jit
-    def run(key: Array, params: Params, r: Any) -> Array:
-        conditioned = guidance.condition(experiment.model(params), r, how)
-        if plan.num_repeats == 1:
-            return mesh.gather(sampling.sample(key, conditioned, size, shape))
-        jump_length = min(plan.jump_length, conditioned.num_timesteps)
-        x = sampling.with_jumps(key, conditioned, size, shape, jump_length=jump_length, num_repeats=plan.num_repeats)
-        return mesh.gather(x)
-
+    run = compiled or sampler(experiment, plan._replace(how=how))
     parts = []
     with bar("sampling", total, "sample") as shown:
         for first in range(0, total, size):

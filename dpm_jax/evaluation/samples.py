@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +19,55 @@ from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
 
-__all__ = ["draw", "in_data_units"]
+__all__ = ["Sampler", "draw", "in_data_units", "sampler", "seconds"]
+
+# (key, parameters, number of the first sample, how many) -> samples in the model's units; compiled for each "how many".
+Sampler = Callable[[Array, Params, Array, int], Array]
+
+
+def sampler(experiment: Experiment, shape: tuple[int, ...]) -> Sampler:
+    """Return the compiled sampler of a model, for examples of this shape; see `draw`."""
+
+    def run(key: Array, params: Params, first: Array, num: int) -> Array:
+        start = None if experiment.cold is None else experiment.cold.start(params, shape)
+        return mesh.gather(sampling.sample(key, experiment.model(params), num, shape, start=start, first=first))
+
+    return jax.jit(run, static_argnums=3)
+
+
+def _size_of_chunks(num: int, shape: tuple[int, ...], chunk: int | None) -> int:
+    """As few chunks, of as even a size, as can be."""
+    most = min(chunk or chunk_size(shape, 10_000), num)
+    return -(-num // -(-num // most))
+
+
+def seconds(
+    experiment: Experiment, params: Params, num: int, shape: tuple[int, ...], chunk: int | None = None
+) -> float:
+    """Estimate how long `draw` takes, without compilation, from the time of one reverse step.
+
+    Args:
+      experiment: what was trained.
+      params: its parameters.
+      num: how many samples.
+      shape: of one.
+      chunk: as of `draw`.
+
+    Returns:
+      Seconds.
+    """
+    size = _size_of_chunks(num, shape, chunk)
+    num_timesteps = experiment.model(params).num_timesteps
+
+    @jax.jit
+    def step(params: Params, x: Array) -> Any:
+        return experiment.model(params).reverse(x, jnp.full(size, num_timesteps, jnp.int32))
+
+    x: Any = np.zeros((size, *shape), np.float32)
+    jax.block_until_ready(step(params, x))
+    begin = time.perf_counter()
+    jax.block_until_ready(step(params, x))
+    return (time.perf_counter() - begin) * num_timesteps * -(-num // size)
 
 
 def draw(
@@ -26,6 +78,7 @@ def draw(
     num: int,
     shape: tuple[int, ...] | None = None,
     chunk: int | None = None,
+    compiled: Sampler | None = None,
 ) -> np.ndarray:
     """Draw samples in the data's own units, [num, *shape]: float64, pixels uint8.
 
@@ -37,24 +90,18 @@ def draw(
       num: how many.
       shape: of one; that of the data if None. Convolutional networks draw at any size that their scales divide.
       chunk: how many at a time, with the same result; what fits in memory if None.
+      compiled: `sampler` of the same experiment and shape, to be used again; None for a new one.
 
     Raises:
       UserError: if a sample is not finite.
     """
     shape = shape or experiment.shape
-    chunk = min(chunk or chunk_size(shape, 10_000), num)
-    # As few chunks, of as even a size, as can be.
-    size = -(-num // -(-num // chunk))
-
-    @jax.jit
-    def run(key: Array, params: Params, first: Array) -> Array:
-        start = None if experiment.cold is None else experiment.cold.start(params, shape)
-        return mesh.gather(sampling.sample(key, experiment.model(params), size, shape, start=start, first=first))
-
+    size = _size_of_chunks(num, shape, chunk)
+    run = compiled or sampler(experiment, shape)
     parts = []
     with bar("sampling", num, "sample") as shown:
         for first in range(0, num, size):
-            parts.append(np.asarray(run(key, params, jnp.asarray(first))))
+            parts.append(np.asarray(run(key, params, jnp.asarray(first), size)))
             shown.update(min(size, num - first))
     return in_data_units(np.concatenate(parts)[:num], standardization)
 

@@ -16,7 +16,10 @@ from dpm_jax.errors import UserError
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.storage import is_remote, move, write_json
 
-__all__ = ["Description", "alone", "check_source", "claim", "evaluated", "read", "results"]
+__all__ = ["DATA_FILE", "Description", "alone", "check_source", "claim", "data_dir", "evaluated", "read", "results"]
+
+# The data of a workdir that `dpm_jax.fit` made.
+DATA_FILE = "data.npy"
 
 
 # Of the files of a workdir. To be raised when they change so that an older dpm_jax would misread them.
@@ -149,10 +152,16 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
             )
 
 
+def data_dir(workdir: Path, given: str | None) -> str | None:
+    """Return the folder of a workdir's data files: the given one, or the workdir itself if `dpm_jax.fit` made it."""
+    return str(workdir) if given is None and (workdir / DATA_FILE).exists() else given
+
+
 # What is found out about one checkpoint.
 _RESULTS = (
     *("evaluation.json", "evaluation.png", "figure.png", "likelihood.png"),
     *("respacing.json", "respacing.png", "respacing.npz"),
+    *("scores.csv", "scores.npz", "comparison.json", "comparison.png"),
 )
 
 
