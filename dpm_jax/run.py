@@ -383,7 +383,7 @@ class Run:
         """Estimate the log-likelihood of each example by annealed importance sampling over k trajectories.
 
         The estimate is a stochastic lower bound: its mean rises from K to the log-likelihood as k grows. The standard
-        error is that of the k weights at hand; where few of them dominate, both are too low.
+        error is that of the k weights that were sampled; where few of them dominate, both are too low.
 
         Args:
           key: PRNG key of the trajectories, and of the dequantisation noise, of which each trajectory has its own.
@@ -552,7 +552,9 @@ def fit(
         source = build.source(settings, str(where), report=report)
         built = build.experiment(settings, source.shape)
         workdir_lib.claim(where, settings, source)
-        loop.train(built, source, where, report=report)
+        result = loop.train(built, source, where, report=report)
+        if result.stopped:
+            report(f"stopped at step {result.step} of {settings.train.steps}; the same call goes on from there")
     return load(where)
 
 

@@ -28,13 +28,22 @@ def test_parts_of_ones_own_are_found_by_their_paths(tmp_path, monkeypatch):
     assert built.module.width == 16
 
 
-def test_the_example_runs_and_reaches_the_limit_it_states():
+def test_the_example_runs_and_reaches_the_limit_it_states(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # It trains into runs.
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     blocks = [block for block in blocks if not block.startswith("# my_parts.py")]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     code = "\n".join(blocks)
     names = {}
     exec(code, names)
+    assert names["run"].shape == (2,)
+    log_p = names["log_p"]
+    assert log_p.value.shape == log_p.stderr.shape == (100,)
+    law = np.array([[100.0, 90.0], [90.0, 81.0 + 64.0]])
+    entropy = 0.5 * np.log(np.linalg.det(2 * np.pi * np.e * law))
+    assert abs(log_p.value.mean() + entropy) < 0.3
+    assert abs(names["kg"].mean() - 74) < 1.5
+    assert abs(names["kg"].std() - 8) < 1.5
     limit = -np.log2(2 * np.pi * np.e * 0.25)
     assert f"{limit:.3f}" in code
     k = names["k"]
