@@ -84,6 +84,7 @@ def test_an_objective_of_ones_own_is_what_is_minimised():
             "config.network.options: Net takes width, not 'widht'; did you mean width?",
         ),
         ({"network.name": "tests.own_parts:Net", "network.options": "num_outputs=3"}, "not 'num_outputs'"),
+        ({"network.name": "os:system", "network.options": "command='true'"}, "'os' comes with Python"),
         ({"network.name": "tests.own_parts:WrongNet"}, "must return (2, 4) of x_t (2, 2) and t (2,), got (2, 7)"),
         ({"network.name": "tests.own_parts:not_a_net"}, "is no Flax module (linen), but int"),
         ({"network.options": "widht=3"}, "config.network.time_mlp: TimeMLP takes features"),

@@ -16,6 +16,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -120,6 +121,9 @@ def find(field: str, name: str, names: Mapping[str, str]) -> Callable[..., Any]:
             f'{field}: must be one of {known}, or "package.module:callable", got {name!r}{nearest(name, names)}'
         )
     module_name, _, attribute = names.get(name, name).partition(":")
+    # A workdir names parts, too: it shall not call what comes with Python, such as os.system.
+    if module_name.split(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{field}: {module_name!r} comes with Python, and holds no parts")
     try:
         module = importlib.import_module(module_name)
     # A module, being a program, may raise anything.
