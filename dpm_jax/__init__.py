@@ -41,8 +41,8 @@ from dpm_jax.sampling import sample
 from dpm_jax.schedules import Schedule
 
 if TYPE_CHECKING:
+    from dpm_jax.fitting import fit as fit
     from dpm_jax.run import Run as Run
-    from dpm_jax.run import fit as fit
     from dpm_jax.run import load as load
 
 __version__ = "0.1.0"
@@ -79,15 +79,15 @@ __all__ = [
     "units",
 ]
 
-# Of `dpm_jax.run`. Not in __all__: `from dpm_jax import *` needs jax and numpy alone.
-_OF_RUN = ("Run", "fit", "load")
+# Where they are. Not in __all__: `from dpm_jax import *` needs jax and numpy alone.
+_LATER = {"Run": "dpm_jax.run", "fit": "dpm_jax.fitting", "load": "dpm_jax.run"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OF_RUN:
-        return getattr(importlib.import_module("dpm_jax.run"), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OF_RUN})
+    return sorted({*globals(), *_LATER})

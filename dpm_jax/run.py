@@ -15,7 +15,6 @@ the integers themselves. For bits these are log-probabilities as they are.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from ml_collections import ConfigDict
 
 from dpm_jax import bound as bound_lib
 from dpm_jax import likelihood, respacing
-from dpm_jax.cli import config_file
 from dpm_jax.data import Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import masks, observations, posterior_samples, samples, short_chains
@@ -39,7 +37,7 @@ from dpm_jax.evaluation.observations import Observations
 from dpm_jax.guidance import How
 from dpm_jax.model import Model
 from dpm_jax.numerics.shapes import chunk_size
-from dpm_jax.training import build, defaults, loop, mesh, storage
+from dpm_jax.training import build, loop, mesh, storage
 from dpm_jax.training import experiment as experiment_lib
 from dpm_jax.training import workdir as workdir_lib
 from dpm_jax.training.checkpoints import Which
@@ -47,7 +45,7 @@ from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
 from dpm_jax.units import bits_per_dimension, discrete_bits_per_dimension
 
-__all__ = ["Given", "Measurement", "Run", "fit", "load"]
+__all__ = ["Given", "Measurement", "Run", "load", "quiet"]
 
 # Examples at a time, of small ones.
 _BOUND_CHUNK, _TRAJECTORY_CHUNK = 4096, 8192
@@ -81,7 +79,7 @@ class Given(NamedTuple):
 
 
 class Run:
-    """A trained model, in the data's own units. `load` and `fit` make it.
+    """A trained model, in the data's own units. `load` and `fitting.fit` make it.
 
     Attributes:
       shape: of one example in the data's own units, (d,) or (H, W, C).
@@ -476,7 +474,7 @@ def _value_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what Orbax logs of every checkpoint; what goes wrong comes as an exception."""
     logger = logging.getLogger("absl")
     before = logger.level
@@ -500,83 +498,6 @@ def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     where = storage.folder(str(workdir))
     described = workdir_lib.read(where)
     built = build.experiment(described.config, described.shape)
-    with _quiet():
+    with quiet():
         step, params = loop.load_params(built, where, which=checkpoint)
     return Run(built, params, described.standardization, step)
-
-
-def fit(
-    array: Any,
-    workdir: str | Path,
-    *,
-    config: str | Path | ConfigDict | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    report: Callable[[str], None] = print,
-) -> Run:
-    """Train a model on an array, and return it as `load` does.
-
-    The data are written into the workdir, so that evaluate.py works there. The same call again goes on from the last
-    checkpoint; a larger `steps` trains further. A tenth of the examples is held out for evaluation, and of the
-    rest 2 % say which checkpoint is the best.
-
-    Args:
-      array: bits or vectors [N, d], or images [N, H, W] or [N, H, W, C], pixels uint8 or real numbers. Booleans, and
-        vectors of nothing but 0 and 1, are bits. Columns of integers, and images of them, are dequantised.
-      workdir: folder of this machine to write to.
-      config: a `ConfigDict`; a config file, or the name of one that comes with the package. Its section
-        `data` is pointed to the array. By default what suits shape and type of the array, see `training.defaults`.
-      steps: of the optimizer; the config's if None.
-      seed: of parameters, batches and noise; the config's if None.
-      report: called with lines of progress.
-
-    Raises:
-      ValueError: if the array has another shape.
-      UserError: if the array does not fit the config, or holds NaN or outliers; or the workdir belongs to other data or
-        another config, or cannot be written.
-    """
-    where = storage.folder(str(workdir))
-    if storage.is_remote(where):
-        raise UserError(f"{workdir}: fit writes to a folder of this machine; copy it to a bucket afterwards")
-    data = np.asarray(array)
-    settings = defaults.for_data(data) if config is None else _read_config(config)
-    if data.ndim > 2 and importlib.util.find_spec("grain") is None:
-        raise UserError("fit: images need one more package: pip install 'dpm_jax[data]'")
-    settings.data.name, settings.data.file.path = "file", workdir_lib.DATA_FILE
-    if steps is not None:
-        settings.train.steps = steps
-    if seed is not None:
-        settings.seed = seed
-    with _quiet(), workdir_lib.alone(where), mesh.over_all_devices(settings.mesh.data, settings.mesh.fsdp):
-        _write_data(where, data)
-        source = build.source(settings, str(where), report=report)
-        built = build.experiment(settings, source.shape)
-        workdir_lib.claim(where, settings, source)
-        result = loop.train(built, source, where, report=report)
-        if result.stopped:
-            report(f"stopped at step {result.step} of {settings.train.steps}; the same call goes on from there")
-    return load(where)
-
-
-def _read_config(config: str | Path | ConfigDict) -> ConfigDict:
-    """Return a copy of a config that may be given by its file, or by its name."""
-    found = config if isinstance(config, ConfigDict) else config_file.read(str(config)).config
-    return found.copy_and_resolve_references()
-
-
-def _write_data(where: Path, data: np.ndarray) -> None:
-    """Write the data of a workdir; those of one in use must be the same."""
-    path = where / workdir_lib.DATA_FILE
-    try:
-        if (where / "config.json").exists():
-            before = np.load(path, allow_pickle=False) if path.exists() else np.zeros(0)
-            if before.dtype != data.dtype or not np.array_equal(before, data):
-                raise UserError(f"{where}: belongs to other data; choose another workdir")
-            return
-        if data.dtype.hasobject:
-            raise UserError(f"array: holds {data.dtype}; numbers are needed")
-        temporary = path.with_name("data.tmp.npy")
-        np.save(temporary, data, allow_pickle=False)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written or read: {error}") from error

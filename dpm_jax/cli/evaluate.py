@@ -207,7 +207,7 @@ def _of_likelihood(
     sections, written = result._asdict(), ["evaluation.png"]
     k = likelihood_report.largest_k(built.shape) if given.ais_k is None else given.ais_k
     if k > 0:
-        num = given.ais_examples or likelihood_report.num_examples(built.shape, built.config.num_timesteps, k)
+        num = given.ais_examples or likelihood_report.num_examples(built.shape, built.num_timesteps, k)
         ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
         print(likelihood_report.table(ais, result.unit))
         sections |= ais._asdict()

@@ -102,7 +102,7 @@ def _sample(given: FlagValues) -> None:
         shape = _shape(given, built)
         if given.png and len(shape) != 3:
             raise UserError("--png: is for images")
-        if given.gif and description.config.kernel != "binomial" and len(shape) == 1 and shape[0] < 2:
+        if given.gif and not built.binary and len(shape) == 1 and shape[0] < 2:
             raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
         conditional = given.denoise is not None or given.inpaint is not None
         out = storage.folder(given.out) if given.out else where / ("posterior" if conditional else "samples")
@@ -209,7 +209,7 @@ def _short(
     times = None
     if given.num_steps is not None:
         spacing: Any = given.spacing
-        num_timesteps = description.config.num_timesteps
+        num_timesteps = built.num_timesteps
         folder = where / f"step_{step}" if (where / f"step_{step}").exists() else where
         times = short_chains.times(spacing, given.num_steps, num_timesteps, folder / "respacing.npz", step)
     return short_chains.shortened(built, times, given.eta)
@@ -254,7 +254,7 @@ def _sample_posterior(
     plan = posterior_samples.Plan(how, given.num_particles, given.num_repeats, given.jump_length)
     num = 4 if given.num_samples is None else given.num_samples
     draws = posterior_samples.draw(draw_key, built, params, description.standardization, seen, num, plan)
-    binary = description.config.kernel == "binomial"
+    binary = built.binary
     scored = scores.score(seen, draws.samples, binary, description.standardization.levels)
     if scored is not None:
         print(scores.table(scored))
@@ -287,7 +287,7 @@ def _sample_model(
 ) -> list[str]:
     """Sample the model itself, and return the names of the files written."""
     key, num_timesteps = jax.random.key(given.seed), built.model(params).num_timesteps
-    shape, binary = _shape(given, built), description.config.kernel == "binomial"
+    shape, binary = _shape(given, built), built.binary
     num = (64 if len(shape) == 3 else 1000) if given.num_samples is None else given.num_samples
     wait = seconds(built, params, num, shape, given.chunk_size)
     if wait >= _LONG:

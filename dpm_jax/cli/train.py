@@ -103,7 +103,7 @@ def _write(where: Path, step: int, sections: dict[str, Any], drawn: dict[str, Fi
 def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
     """Evaluate K, and draw the figures of a model with a likelihood."""
     eval_key, figure_key = jax.random.split(key)
-    result = report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
+    result = report.evaluate(eval_key, built, params, source, built.evaluate.num_examples, step)
     print(report.table(result))
     return result._asdict(), {
         "figure": figures.of_model(figure_key, built, params, source, result),
@@ -114,7 +114,7 @@ def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source
 def _of_restoration(key: Array, built: Experiment, params: Params, source: Source, step: int) -> Outcome:
     """Evaluate the errors of a cold model, and draw its figures."""
     eval_key, figure_key = jax.random.split(key)
-    result = restoration_report.evaluate(eval_key, built, params, source, built.config.evaluate.num_examples, step)
+    result = restoration_report.evaluate(eval_key, built, params, source, built.evaluate.num_examples, step)
     print(restoration_report.table(result))
     title = f"mean restoration error {result.mean_restored:.4f} (T = {result.num_timesteps})"
     return result._asdict(), {

@@ -72,8 +72,7 @@ def default_how(experiment: Experiment, model: Model, observations: Observations
         return "annealed"
     # Of bits, the weights of guided chains have heavy tails.
     bits = experiment.binary
-    full = not bits and experiment.config.reverse.covariance == "full"
-    return "denoised" if full or (bits and num_particles) else "guided"
+    return "denoised" if experiment.full_covariance or (bits and num_particles) else "guided"
 
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:

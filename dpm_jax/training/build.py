@@ -78,6 +78,7 @@ def experiment(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
         num_timesteps=config.num_timesteps,
         edge=config.edge,
         binary=config.kernel == "binomial",
+        full_covariance=config.reverse.covariance == "full",
         train=settings.train,
         evaluate=settings.evaluate,
         ema_decay=config.optimizer.ema_decay,

@@ -77,6 +77,7 @@ class Experiment(NamedTuple):
       num_timesteps: T.
       edge: how p(x_0 | x_1) is treated.
       binary: whether examples are bits.
+      full_covariance: whether the steps have one.
       module: the network.
       train: how to train.
       evaluate: how to evaluate.
@@ -103,6 +104,7 @@ class Experiment(NamedTuple):
     num_timesteps: int
     edge: Literal["forward", "decoder"]
     binary: bool
+    full_covariance: bool
     module: nn.Module
     train: Train
     evaluate: Evaluate
