@@ -47,18 +47,18 @@ Convolution = Callable[[Array, Array], Array]
 
 
 def stock(x: Array, kernel: Array) -> Array:
-    """What `conv` is timed against."""
+    """Convolve as XLA does, which `conv` is timed against."""
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def repeat(step: Callable[[Any], Any], state: Any) -> Callable[[int], None]:
-    """Runs a state -> state step so many times in one dispatch."""
+    """Run a state -> state step many times in one dispatch."""
     run = jax.jit(lambda state, num: lax.while_loop(lambda s: s[0] < num, lambda s: (s[0] + 1, step(s[1])), (0, state)))
     return lambda num: jax.block_until_ready(run(state, num))  # type: ignore[no-any-return]
 
 
 def layer(f: Convolution, shape: tuple[int, ...], backward: bool) -> Callable[[int], None]:
-    """Runs one layer; every number computed goes into the next state, so that none is left out."""
+    """Run one layer; every number computed goes into the next state, so that none is left out."""
     batch, height, width, inputs, outputs, size = shape
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (batch, height, width, inputs))
@@ -78,7 +78,7 @@ def layer(f: Convolution, shape: tuple[int, ...], backward: bool) -> Callable[[i
 
 
 def net(f: Convolution) -> Callable[[int], None]:
-    """Runs train steps of the net, by gradient descent."""
+    """Run train steps of the net, by gradient descent."""
     x = jax.random.normal(jax.random.key(0), (BATCH, 28, 28, NET[0]))
     kernels = [
         jax.random.normal(jax.random.key(i), (3, 3, *channels)) / 3 / channels[0] ** 0.5

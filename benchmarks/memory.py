@@ -40,7 +40,7 @@ def peak(num_timesteps: int) -> int:
 
 
 def tables() -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     peaks = [peak(num_timesteps) for num_timesteps in TIMESTEPS]
     # On macOS the unit is bytes.
     unit = 2**20 if sys.platform == "darwin" else 2**10

@@ -55,7 +55,7 @@ def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
 
 
 def tables() -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     rows = []
     for case in CASES:
         rows.append(row(*case))

@@ -54,7 +54,7 @@ def _a_step(run: Callable[[int], Any]) -> float:
 
 
 def over_timesteps() -> Table:
-    """The swiss roll's network with longer and longer chains."""
+    """Measure the swiss roll's network with longer and longer chains."""
     rows = []
     for num_timesteps in TIMESTEPS:
         config = swiss_roll.get_config()
@@ -121,7 +121,7 @@ def _child() -> None:
 
 
 def _on_devices(num: int) -> list[float]:
-    """What a process with so many devices prints."""
+    """Return what a process with so many devices prints."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -133,7 +133,7 @@ def _on_devices(num: int) -> list[float]:
 
 
 def over_devices() -> Table:
-    """The same steps on one batch, cut up among forced devices; one process after another, in turn."""
+    """Measure the same steps on one batch, cut up among forced devices; one process after another, in turn."""
     rounds = [[_on_devices(num) for num in reversed(DEVICES)] for _ in range(ROUNDS)]
     # One device is the last of each round: what the others are compared with.
     roll, images = (settled([[taken[i] for taken in one] for one in rounds]) for i in range(2))

@@ -31,7 +31,7 @@ def _draw(built: Experiment, params: Params, key: Array) -> Array:
 
 
 def tables() -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     config = ddpm_mnist.get_config()
     built = build.experiment(config, SHAPE)
     params = step.init(built).params

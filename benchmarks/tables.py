@@ -55,12 +55,12 @@ def figure(value: float) -> str:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:
-    """What the figures are true of."""
+    """Return the machine and versions that the figures were measured with."""
     kind = f"{cores()} CPU cores" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     return f"{kind}, Python {platform.python_version()}, jax {jax.__version__}"
 

@@ -51,7 +51,7 @@ SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
 def source_of(config: ConfigDict) -> Source:
-    """The data of a config, or random pixels of their shape."""
+    """Return the data of a config, or random pixels of their shape."""
     if config.data.name not in ("tfds", "folder"):
         return build.source(config)
     crop = config.data.crop
@@ -149,7 +149,7 @@ def row(name: str) -> list[str]:
 
 
 def tables(names: tuple[str, ...] = CONFIGS) -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     rows = []
     for name in names:
         rows.append(row(name))

@@ -59,7 +59,7 @@ def row(name: str) -> list[str]:
 
 
 def tables(names: tuple[str, ...] = ()) -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     chosen = names or (("mnist", "cifar10") if jax.default_backend() == "cpu" else ("ddpm_cifar10",))
     header = ("config", "batch", "dtype", "train step, GFLOP/s", "matrix products, GFLOP/s", "of it")
     return [Table("utilization", "python -m benchmarks.utilization", header, [row(name) for name in chosen])]

@@ -38,7 +38,7 @@ _NUM_MASKS = 50
 
 
 def _check_range(num_timesteps: int, **widths: float) -> None:
-    """That T is at least 1 and that widths, given from small to large, are positive and in order."""
+    """Refuse T below 1, and widths that are not positive or, given from small to large, are positive and in order."""
     if num_timesteps < 1:
         raise ValueError(f"num_timesteps: must be at least 1, got {num_timesteps}")
     least, bound = 0.0, "0"
@@ -50,7 +50,7 @@ def _check_range(num_timesteps: int, **widths: float) -> None:
 
 @functools.cache
 def _cosines(size: int) -> np.ndarray:
-    """The orthonormal cosine transform (DCT-II), [size, size], a frequency a row."""
+    """Return the orthonormal cosine transform (DCT-II), [size, size], a frequency a row."""
     frequency, place = np.arange(size)[:, None], np.arange(size) + 0.5
     basis = np.sqrt(2 / size) * np.cos(np.pi * frequency * place / size)
     basis[0] /= np.sqrt(2)
@@ -187,7 +187,7 @@ def mask(num_timesteps: int, *, first: float = 0.03, final: float = 1.0) -> Degr
 
     @functools.cache
     def table(height: int, width: int) -> np.ndarray:
-        """What is left at t of a pixel so many rows and columns from the centre, [T + 1, H, W]."""
+        """Return what is left at t of a pixel so many rows and columns from the centre, [T + 1, H, W]."""
         total = np.zeros((height, width))
         left = np.ones((num_timesteps + 1, height, width), np.float32)
         distance2 = np.arange(height)[:, None] ** 2 + np.arange(width) ** 2

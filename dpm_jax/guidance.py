@@ -286,14 +286,14 @@ def _denoised(model: Model, r: Any) -> Guide:
 
 
 def _in_closed_form(model: Model, laws: tuple[Any, Any], r: Distribution, x_t: Array, t: Array) -> Step:
-    """The step whose law of x_0 given x_t is the model's times r."""
+    """Return the step whose law of x_0 given x_t is the model's times r."""
     start, step = laws
     after, log_z = start.product(r)
     return Step(step, model.process.posterior(after, x_t, t), log_z)
 
 
 def _guided(model: Model, r: Any, points: int) -> Guide:
-    """The gradient of log r at the denoised estimate."""
+    """Return the gradient of log r at the denoised estimate."""
 
     def log_twist(x_t: Array, t: Array) -> tuple[Array, tuple[Any, Array]]:
         start, p = model.laws(x_t, t)
@@ -308,7 +308,7 @@ def _guided(model: Model, r: Any, points: int) -> Guide:
 
 
 def _widened(model: Model, start: Any, x_t: Array, t: Array) -> Any:
-    """A law of x_0 given x_t made no narrower than for independent data of unit variance.
+    """Return a law of x_0 given x_t made no narrower than for independent data of unit variance.
 
     Evidence about coordinates that vary together would be counted once for each of them, and steps would run away.
     """
@@ -341,7 +341,7 @@ def _log_average(start: Any, log_r: Callable[[Array], Array], points: int) -> Ar
 
 
 def _matched(model: Model, r: Any, iterations: int) -> Guide:
-    """The Kalman step of the mean of x_0 given x_t, with the network's Jacobian for a covariance."""
+    """Return the Kalman step of the mean of x_0 given x_t, with the network's Jacobian for a covariance."""
     process: Any = model.process
     schedule = process.schedule
 
@@ -379,7 +379,7 @@ def _matched(model: Model, r: Any, iterations: int) -> Guide:
 
 
 def _moved(p: Normal | FullNormal, mean: Array) -> Normal | FullNormal:
-    """The law with another mean."""
+    """Return the law with another mean."""
     if isinstance(p, FullNormal):
         return FullNormal(mean, p.scale_tril)
     return Normal(mean, p.variance, event_ndim=p.event_ndim)
@@ -388,7 +388,7 @@ def _moved(p: Normal | FullNormal, mean: Array) -> Normal | FullNormal:
 def _observation(
     r: Normal | Linear, mean: Array
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array], Array, Array]:
-    """A, its transpose, y - A mean, and the variance of the noise."""
+    """Return A, its transpose, y - A mean, and the variance of the noise."""
     if isinstance(r, Linear):
         transposed = jax.linear_transpose(r.operator, mean)
         noise = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)

@@ -253,7 +253,7 @@ def sandwich(
     *,
     chunk_size: int | None = None,
 ) -> Sandwich:
-    """Samples of the model with the weights that bound their log-likelihood on both sides, see above.
+    """Return samples of the model with the weights that bound their log-likelihood on both sides, see above.
 
     Args:
       key: PRNG key.

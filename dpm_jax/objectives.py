@@ -88,7 +88,7 @@ def _look(key: Array, model: Model, x_0: Array, edge: Edge, time_sampler: timest
 
 
 def _noise_error(schedule: Schedule, look: _Look, p: Normal | FullNormal) -> Array:
-    """The mean of (eps_hat - eps)^2, eps_hat the noise that the mean of the step p implies."""
+    """Return the mean of (eps_hat - eps)^2, eps_hat the noise that the mean of the step p implies."""
     beta = at(schedule.beta, look.t, look.x_t)
     # E[x_{t-1}] - sqrt(1 - beta_t) x_t, by way of x_t: fine steps hardly move it.
     moved = p.mean_less(look.x_t) + beta / (1 + jnp.sqrt(1 - beta)) * look.x_t

@@ -84,7 +84,7 @@ def _check_num(num: int, most: int) -> None:
 
 
 def uniform(num_timesteps: int, num: int) -> np.ndarray:
-    """Times evenly from 1 to T, both of them included; the last alone if num = 1.
+    """Return times evenly from 1 to T, both of them included; the last alone if num = 1.
 
     Args:
       num_timesteps: T.
@@ -106,7 +106,7 @@ def uniform(num_timesteps: int, num: int) -> np.ndarray:
 
 
 def quadratic(num_timesteps: int, num: int) -> np.ndarray:
-    """Times that grow as squares from 1 to T, dense near the data (Song et al. 2021, DDIM, appendix D.2).
+    """Return times that grow as squares from 1 to T, dense near the data (Song et al. 2021, DDIM, appendix D.2).
 
     Where rounding would make two of them one, they are neighbours.
 
@@ -149,7 +149,7 @@ def _check_edge(edge: str) -> None:
 
 
 def _at(schedule: Schedule, index: Array | np.ndarray, log_nsr_step: Array) -> Schedule:
-    """The levels at these indices, with the steps between them given: differences of levels would be rounding."""
+    """Return the levels at these indices, with the given steps between them: their differences would be rounding."""
     sigma2 = schedule.sigma2[index]
     return Schedule(
         log_nsr=schedule.log_nsr[index],
@@ -255,7 +255,7 @@ def costs(
     edge: ChainEdge = "forward",
     candidates: np.ndarray | None = None,
 ) -> Costs:
-    """The terms of K of all subsequences of these times, from one call of the network a time.
+    """Return the terms of K of all subsequences of these times, from one call of the network a time.
 
     Args:
       key: PRNG key of the noise: one draw an example.
@@ -279,7 +279,7 @@ def costs(
     num_blocks = -(-num // block)
 
     def to_time(_: None, j: Array) -> tuple[None, tuple[Array, Array]]:
-        """The terms of steps down from times[j], and of a chain that begins there."""
+        """Return the terms of steps down from times[j], and of a chain that begins there."""
         t = jnp.full(batch, times[j])
         # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
         x_t = process.marginal(x_0, t).sample(key)
@@ -335,7 +335,7 @@ def cost_of(costs: Costs, times: np.ndarray) -> float:
 
 
 def optimal_all(costs: Costs, most: int | None = None) -> list[Optimum]:
-    """The best chains of 1, 2, .. `most` steps, in one go.
+    """Return the best chains of 1, 2, .. `most` steps, in one go.
 
     By dynamic programming in float64: the best chain of k steps that ends at t is, but for its last step, the best
     of k - 1 steps that ends at some s < t. Time and memory go with most * n^2 and most * n.
@@ -370,7 +370,7 @@ def optimal_all(costs: Costs, most: int | None = None) -> list[Optimum]:
 
 
 def optimal(costs: Costs, num: int) -> Optimum:
-    """The best chain of exactly `num` steps; for several lengths, `optimal_all`.
+    """Return the best chain of exactly `num` steps; for several lengths, `optimal_all`.
 
     Args:
       costs: of a model, n candidates.

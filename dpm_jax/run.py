@@ -285,7 +285,7 @@ class Run:
         return (size, size, self.experiment.shape[-1])
 
     def _shortened(self, num_steps: int | None, eta: float | None) -> Experiment:
-        """The experiment with the chain that is asked for."""
+        """Return the experiment with the chain that is asked for."""
         wanted = {name: value for name, value in (("num_steps", num_steps), ("eta", eta)) if value is not None}
         if not wanted:
             return self.experiment
@@ -425,7 +425,7 @@ class Run:
     def _draws(
         self, key: Array, name: str, of_examples: _OfExamples, centres: np.ndarray, num_draws: int, at_once: int
     ) -> np.ndarray:
-        """A number of each example in `num_draws` independent draws of the noise, [N, num_draws] float64."""
+        """Return a number of each example in `num_draws` independent draws of the noise, [N, num_draws] float64."""
         standardization = self.standardization
 
         def of_centres(params: Params, key: Array, centres: Array) -> Array:

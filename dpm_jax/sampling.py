@@ -65,7 +65,7 @@ def _first(number: Array | int) -> _First:
 
 
 def _sample(key: Array, p: Any, first: _First, time: Array | int) -> Array:
-    """A sample of each law of p, [num, ...], for examples that begin at `first` and for this time."""
+    """Return a sample of each law of p, [num, ...], for examples that begin at `first` and for this time."""
     num = p.batch_shape[0]
     key = jax.random.fold_in(key, time)
     most = first.offset if isinstance(first.offset, int) else _BLOCK - 1
@@ -115,7 +115,7 @@ def _descend(key: Array, model: Model, first: _First, x: Array, start: Array | i
 
 
 def _numbered(model: Model, number: Array) -> Model:
-    """The model of the examples of these numbers."""
+    """Return the model of the examples of these numbers."""
     steps = model.steps
     if not isinstance(steps, Numbered):
         return model

@@ -92,7 +92,7 @@ _LARGEST = 1e7
 
 
 def _resample(key: Array, log_weights: Array, num: int) -> Array:
-    """Indices of [B, num] draws in proportion to the weights [B, N], with one uniform number a row."""
+    """Return indices of [B, num] draws in proportion to the weights [B, N], with one uniform number a row."""
     largest = log_weights.max(axis=-1, keepdims=True)
     weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(largest), largest, 0.0))
     return systematic.indices(jax.random.uniform(key, weights.shape[:1]), weights, num)
@@ -162,7 +162,7 @@ def _repeated(r: Any, num_particles: int) -> Any:
 
 
 def _of_particles(function: Any, num_particles: int) -> Any:
-    """The function of [B, ...] for particles [B * N, ...]: what it knows of posterior b meets the particles of b."""
+    """Return the function of [B, ...] for particles [B * N, ...]: its values of posterior b meet the particles of b."""
     each = jax.vmap(function, in_axes=1, out_axes=1)
 
     def of_particles(x: Array) -> Array:

@@ -133,12 +133,12 @@ _UNIFORM = 0.1
 
 
 def table(num_timesteps: int) -> TimeTable:
-    """A table of which nothing is known yet."""
+    """Return a table of which nothing is known yet."""
     return TimeTable(jnp.zeros(num_timesteps + 1), jnp.zeros(num_timesteps + 1))
 
 
 def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
-    """The table with terms `values` [B] seen at t [B] int32. What is not finite is left out."""
+    """Return the table with terms `values` [B] seen at t [B] int32. What is not finite is left out."""
     seen = jnp.isfinite(values)
     new = jnp.zeros_like(table.visits).at[t].add(seen.astype(table.visits.dtype))
     total = jnp.zeros_like(table.square).at[t].add(jnp.where(seen, values, 0.0) ** 2)
@@ -150,7 +150,7 @@ def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
 
 
 def probabilities(table: TimeTable) -> Array:
-    """What `importance` takes, [T + 1]: in proportion to the root mean square; uniform until every t is known."""
+    """Return what `importance` takes, [T + 1]: in proportion to the root mean square, or uniform until all t are known."""
     rms = jnp.sqrt(table.square[2:])
     num = max(rms.shape[0], 1)
     known = (table.visits[2:] >= _VISITS).all() & (rms.sum() > 0)

@@ -34,7 +34,7 @@ def nats(value: Any) -> Any:
 
 
 def num_parts(shape: tuple[int, ...]) -> int:
-    """What K is counted by: the pixels of an example of shape (H, W, C); 1 for any other example."""
+    """Return what K is counted by: the pixels of an example of shape (H, W, C); 1 for any other example."""
     return shape[0] * shape[1] if len(shape) == 3 else 1
 
 

@@ -86,6 +86,6 @@ class Masking:
         return Categorical(jnp.where((x_t == MASK)[..., None], self._kept(law, masked).log_p, _log_one_hot(x_t)))
 
     def _kept(self, log_p: Array, masked: Array) -> Categorical:
-        """The law log_p, or the mask with probability `masked`."""
+        """Return the law log_p, or the mask with probability `masked`."""
         mask = _log_one_hot(jnp.asarray(MASK))
         return Categorical(jnp.logaddexp(jnp.log1p(-masked)[..., None] + log_p, jnp.log(masked)[..., None] + mask))

@@ -52,7 +52,7 @@ def _python(name: str) -> Path:
 
 
 def _measure(python: Path, name: str) -> dict[str, float | str]:
-    """What one process of one library prints: seconds by task, its versions, its parameters."""
+    """Return what one process of one library prints: seconds by task, its versions, its parameters."""
     command = [str(python), "-m", f"benchmarks.peers.with_{name}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def _measure(python: Path, name: str) -> dict[str, float | str]:
 
 
 def tables() -> list[Table]:
-    """The one."""
+    """Measure, and return the one table."""
     pythons = {name: _python(name) for name in PACKAGES}
     pythons["dpm_jax"] = Path(sys.executable)
     rounds = [{name: _measure(python, name) for name, python in pythons.items()} for _ in range(ROUNDS)]

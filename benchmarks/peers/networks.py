@@ -30,7 +30,7 @@ UNET_FEATURES = (40, 64, 80)
 
 
 def unet(clock: Any) -> nn.Module:
-    """This project's, of about 1.4 M parameters."""
+    """Return this project's network, of about 1.4 M parameters."""
     return unet_lib.UNet(num_outputs=1, clock=clock, features=UNET_FEATURES, num_blocks=1)
 
 

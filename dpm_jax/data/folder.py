@@ -83,7 +83,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _endings() -> set[str]:
-    """Endings of the files that Pillow reads; not of those for which it has no more than a name."""
+    """Return endings of the files that Pillow reads; not of those for which it has no more than a name."""
     return {
         ending
         for ending, name in Image.registered_extensions().items()

@@ -60,7 +60,7 @@ class Standardization(NamedTuple):
         return np.delete(raw, list(self.constants), axis=-1) if self.constants else raw
 
     def centres(self, raw: Array | np.ndarray) -> np.ndarray:
-        """Data in their own units [B, ...] to the model's, float32; integers to the middles of their steps."""
+        """Convert data in their own units [B, ...] to the model's, float32; integers to the middles of their steps."""
         values = self.keep(np.asarray(raw)).astype(np.float64)
         return np.asarray((values + self.step / 2 - self.mean) / self.scale, np.float32)
 
@@ -78,7 +78,7 @@ class Standardization(NamedTuple):
         return centres + (dequantization_noise(key, centres.shape) - 0.5) * step
 
     def invert(self, x: Array | np.ndarray) -> np.ndarray:
-        """The model's units [B, ...] to the data's own, float64.
+        """Convert the model's units [B, ...] to the data's own, float64.
 
         Integers are rounded down from within their steps; pixels are clipped to their range and become uint8.
         """

@@ -20,7 +20,7 @@ __all__ = ["batches"]
 def batches(
     images: ImageSet, seed: int, batch_size: int, step: int = 0, *, process: int = 0, num_processes: int = 1
 ) -> Iterator[np.ndarray]:
-    """This process's share of the batches of steps `step`, `step` + 1, ..., without end.
+    """Return this process's share of the batches of steps `step`, `step` + 1, ..., without end.
 
     Each image is seen once an epoch, in an order of the epoch's own; crops are uniform over an image.
 

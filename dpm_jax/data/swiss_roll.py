@@ -38,7 +38,7 @@ def _moments() -> tuple[np.ndarray, np.ndarray]:
 
 
 def curve(u: Array) -> Array:
-    """The noiseless roll at u in [0, 1]: [...] -> [..., 2]."""
+    """Return the noiseless roll at u in [0, 1]: [...] -> [..., 2]."""
     mean, std = _moments()
     theta = _START + _LENGTH * u
     raw = theta[..., None] * jnp.stack([jnp.cos(theta), jnp.sin(theta)], axis=-1)

@@ -134,7 +134,7 @@ def _tfds() -> Any:
 def _open_split(
     tfds: Any, name: str, split: str, data_dir: Path | None, download: Download, report: Callable[[str], None]
 ) -> Any:
-    """The records of a split; what is wrong with it is a ValueError of one line."""
+    """Return the records of a split; what is wrong with it is a ValueError of one line."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
@@ -179,7 +179,7 @@ def _check_download(builder: Any, download: Download) -> None:
 
 
 def _check_feature(name: str, records: Any, feature: str, kind: str, of: type) -> Any:
-    """The feature, if it is of that type."""
+    """Return the feature, if it is of that type."""
     features = records.dataset_info.features
     known = [key for key, value in features.items() if isinstance(value, of)]
     if feature not in known:

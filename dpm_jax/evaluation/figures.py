@@ -25,7 +25,7 @@ __all__ = ["of_bound", "of_images", "of_likelihood", "of_model", "of_respacing",
 
 
 def of_samples(samples: np.ndarray, binary: bool) -> Figure:
-    """A picture of samples [n, d] or [n, H, W, C], in the data's own units."""
+    """Draw a picture of samples [n, d] or [n, H, W, C], in the data's own units."""
     if samples.ndim == 4:
         return plots.images(samples[:144])
     return plots.bits(samples) if binary else plots.points(samples)
@@ -67,7 +67,7 @@ def of_respacing(report: RespacingReport) -> Figure:
 
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
-    """The paper's Figure 1 for points in the plane, its Figure 2 for bits; samples for images and other vectors."""
+    """Draw the paper's Figure 1 of points in the plane, its Figure 2 of bits, or samples of images and other vectors."""
     title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
     if report.limit_bits is not None:
         title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
@@ -81,7 +81,7 @@ def of_model(key: Array, experiment: Experiment, params: Params, source: Source,
 
 
 def of_images(key: Array, experiment: Experiment, params: Params, source: Source, title: str) -> Figure:
-    """Samples beside the training images nearest to them; beside held-out data where every training image is fresh."""
+    """Draw samples beside the training images nearest to them, or beside held-out data where there are none."""
     sample_key, data_key = jax.random.split(key)
     samples = draw(sample_key, experiment, params, source.standardization, experiment.evaluate.num_samples)
     pairs = nearest_training(samples, source)
@@ -94,7 +94,7 @@ def of_images(key: Array, experiment: Experiment, params: Params, source: Source
 
 
 def _states(key: Array, experiment: Experiment, params: Params, num: int, times: list[int]) -> list[np.ndarray]:
-    """The model's x_t at each of `times`, from one trajectory."""
+    """Return the model's x_t at each of `times`, from one trajectory."""
 
     @jax.jit
     def draw(params: Params) -> sampling.Trajectory:

@@ -54,7 +54,7 @@ class Pairs(NamedTuple):
 
 
 def check_parzen(source: Source, num_samples: int) -> np.ndarray:
-    """The training images of a Parzen estimate, [2 num_samples, H, W, C] uint8.
+    """Return the training images of a Parzen estimate, [2 num_samples, H, W, C] uint8.
 
     Raises:
       UserError: if the data are not a fixed set of 8-bit images, or too few.
@@ -77,7 +77,7 @@ def parzen_report(
     num_samples: int,
     report: Callable[[str], None] = print,
 ) -> ParzenReport:
-    """The protocol of Goodfellow et al. 2014: all test images, bandwidth chosen on training images.
+    """Follow the protocol of Goodfellow et al. 2014: all test images, bandwidth chosen on training images.
 
     They keep the latter out of training; here the model has seen them, which would favour too
     narrow a window for a model that has memorised them. That of `training` has not.
@@ -119,7 +119,7 @@ def parzen_table(result: ParzenReport) -> str:
 
 
 def nearest_training(samples: np.ndarray, source: Source) -> Pairs | None:
-    """The training image nearest to each sample [n, *shape]; None where every training image is fresh."""
+    """Return the training image nearest to each sample [n, *shape]; None where every training image is fresh."""
     if source.train_examples is None:
         return None
     references = source.train_examples(min(_MAX_REFERENCES, _MAX_BYTES // samples[0].nbytes))

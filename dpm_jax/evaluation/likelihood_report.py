@@ -226,7 +226,7 @@ def _stderrs(values: np.ndarray) -> list[float]:
 
 
 def table(result: LikelihoodReport, unit: str) -> str:
-    """The report as a table for the screen."""
+    """Format the report as a table for the screen."""
     r, last = result, result.ais_k[-1]
     rows: list[tuple[str, float | None, float | None]] = []
     for i, k in enumerate(r.ais_k):

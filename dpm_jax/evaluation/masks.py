@@ -21,7 +21,7 @@ def is_preset(mask: str) -> bool:
 
 
 def preset_mask(preset: str, num: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """A mask by the name of what it hides: [num, *shape], True where observed, all channels of a pixel alike.
+    """Return a mask by the name of what it hides: [num, *shape], True where observed, all channels of a pixel alike.
 
     | preset | hides, of images | of vectors |
     |---|---|---|

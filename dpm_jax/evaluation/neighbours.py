@@ -1,4 +1,4 @@
-"""Nearest neighbours in a data set: has a model learnt to draw new examples, or the training set by heart?"""
+"""Find nearest neighbours in a data set: has a model learnt to draw new examples, or the training set by heart?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Neighbours(NamedTuple):
 
 @jax.jit
 def _closer(indices: Array, squared: Array, queries: Array, references: Array, first: Array) -> tuple[Array, Array]:
-    """The best so far, [Q, num] each, against one more chunk of references, rows `first` and on."""
+    """Return the best so far, [Q, num] each, against one more chunk of references, rows `first` and on."""
     queries, references = queries.astype(jnp.float32), references.astype(jnp.float32)
     # Of differences, not of |a|^2 + |b|^2 - 2 ab, so that a copy is at 0 exactly. Fused: no [Q, N, D] is made.
     chunk = ((queries[:, None] - references) ** 2).sum(-1)
@@ -41,7 +41,7 @@ def _closer(indices: Array, squared: Array, queries: Array, references: Array, f
 
 
 def nearest(queries: ArrayLike, references: ArrayLike, num: int = 1) -> Neighbours:
-    """The `num` nearest references of each query, by comparison with all of them.
+    """Return the `num` nearest references of each query, by comparison with all of them.
 
     In chunks, each made float32 by itself, so beyond the arguments memory is some 50 MB
     however many there are. Ties, to float32's rounding, fall either way.
@@ -74,7 +74,7 @@ def nearest(queries: ArrayLike, references: ArrayLike, num: int = 1) -> Neighbou
 
 
 def _nearest(queries: np.ndarray, references: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and squared distances, [Q, num] each, for one chunk of queries."""
+    """Return indices and squared distances, [Q, num] each, for one chunk of queries."""
     on_device = jnp.asarray(queries)
     indices, squared = jnp.zeros((len(queries), num), jnp.int32), jnp.full((len(queries), num), jnp.inf)
     first = 0
@@ -87,7 +87,7 @@ def _nearest(queries: np.ndarray, references: np.ndarray, num: int) -> tuple[np.
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """Views of the rows, each flattened, in chunks as even as can be, so that they are of two sizes at most."""
+    """Return views of the rows, each flattened, in chunks as even as can be, so that they are of two sizes at most."""
     flat = rows.reshape(len(rows), -1)
     most = min(max(_MAX_NUMBERS // flat.shape[1], 1), _MAX_ROWS)
     return np.array_split(flat, -(-len(flat) // most))

@@ -167,7 +167,7 @@ def _refuse(bad: np.ndarray, values: np.ndarray, name: str, wanted: str) -> None
 def _fit_truth(
     examples: Examples, shape: tuple[int, ...], experiment: Experiment, standardization: Standardization
 ) -> np.ndarray | None:
-    """The key `truth` as float64 of the observations' shape [n, *shape]."""
+    """Return the key `truth` as float64 of the observations' shape [n, *shape]."""
     if examples.truth is None:
         return None
     name = f"{examples.name}, key 'truth',"

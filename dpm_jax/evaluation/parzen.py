@@ -125,7 +125,7 @@ def _rows(name: str, array: ArrayLike) -> np.ndarray:
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """Views of the rows in chunks as even as can be, so that they are of two sizes at most."""
+    """Return views of the rows in chunks as even as can be, so that they are of two sizes at most."""
     most = min(max(_MAX_NUMBERS // rows.shape[1], 1), _MAX_ROWS)
     return np.array_split(rows, -(-len(rows) // most))
 
@@ -156,7 +156,7 @@ def log_likelihood(samples: ArrayLike, points: ArrayLike, bandwidth: float) -> n
 def choose_bandwidth(
     samples: ArrayLike, points: ArrayLike, candidates: Sequence[float] | np.ndarray = CANDIDATES
 ) -> float:
-    """The candidate under which the points' mean log-likelihood is greatest.
+    """Return the candidate under which the points' mean log-likelihood is greatest.
 
     Args:
       samples: [S, D], finite.

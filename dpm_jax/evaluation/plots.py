@@ -132,7 +132,7 @@ def save_images(samples: np.ndarray, folder: Path) -> list[str]:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as [height, width, 4] uint8."""
+    """Return the figure as [height, width, 4] uint8."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba()).copy()  # type: ignore[attr-defined]
 
@@ -155,7 +155,7 @@ def point_trajectories(
     title: str,
     limit: float = 3.0,
 ) -> Figure:
-    """The paper's Figure 1: forward chain, learned reverse chain, drift; a column a time.
+    """Draw the paper's Figure 1: forward chain, learned reverse chain, drift; a column a time.
 
     Args:
       times: of the columns.
@@ -183,7 +183,7 @@ def point_trajectories(
 
 
 def points(x: np.ndarray, limit: float | None = None) -> Figure:
-    """A scatter plot of [n, d >= 2] points, first two coordinates; of [n, 1], a histogram."""
+    """Draw a scatter plot of [n, d >= 2] points, first two coordinates; of [n, 1], a histogram."""
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     if x.shape[1] == 1:
         axes.hist(x[:, 0], bins=100, color=_BLUE)
@@ -210,7 +210,7 @@ def bits(x: np.ndarray, most: int = 60) -> Figure:
 
 
 def bit_trajectories(times: Sequence[int], reverse: Sequence[np.ndarray], data: np.ndarray, title: str) -> Figure:
-    """The paper's Figure 2: rows of noise, of the chain on its way, of samples, and of data.
+    """Draw the paper's Figure 2: rows of noise, of the chain on its way, of samples, and of data.
 
     Args:
       times: of the columns, falling.
@@ -252,7 +252,7 @@ def _show(axes: Axes, grid: np.ndarray, title: str) -> None:
 
 
 def images(samples: np.ndarray, title: str = "") -> Figure:
-    """A grid of images [n, H, W, C], uint8 or real; of more than 3 channels, the first."""
+    """Draw a grid of images [n, H, W, C], uint8 or real; of more than 3 channels, the first."""
     grid = image_grid(samples)
     side = 7 / max(grid.shape[:2])
     size = (side * grid.shape[1], side * grid.shape[0] + (0.4 if title else 0))
@@ -262,7 +262,7 @@ def images(samples: np.ndarray, title: str = "") -> Figure:
 
 
 def image_rows(rows: dict[str, np.ndarray]) -> Figure:
-    """A row of images [n, H, W, C] for each name."""
+    """Draw a row of images [n, H, W, C] for each name."""
     figure, grid = plt.subplots(len(rows), 1, figsize=(8, 0.85 * len(rows)), layout="constrained", squeeze=False)
     for axes, (name, images) in zip(grid[:, 0], rows.items(), strict=True):
         _show(axes, image_grid(images, len(images)), "")
@@ -542,7 +542,7 @@ def short_chains(lines: dict[str, Line], num_timesteps: int, full: float, null: 
 
 
 def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool) -> None:
-    """A trajectory from noise to samples as an animated GIF that rests at the end.
+    """Draw a trajectory from noise to samples as an animated GIF that rests at the end.
 
     Args:
       times: [n], falling to 0.

@@ -65,7 +65,7 @@ class Draws(NamedTuple):
 
 
 def default_how(experiment: Experiment, model: Model, observations: Observations, num_particles: int) -> How:
-    """What measured best: see the table in the README."""
+    """Return what measured best: see the table in the README."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
     if model.denoise is None:
@@ -76,7 +76,7 @@ def default_how(experiment: Experiment, model: Model, observations: Observations
 
 
 def evidence(experiment: Experiment, standardization: Standardization, observations: Observations) -> Any:
-    """The observations as evidence in the model's units, a law [n, *shape]; see `guidance`."""
+    """Return the observations as evidence in the model's units, a law [n, *shape]; see `guidance`."""
     mask = jnp.asarray(standardization.keep(observations.mask))
     y = jnp.asarray(standardization.centres(observations.y))
     if experiment.binary:
@@ -222,7 +222,7 @@ def particle_report(draws: Draws, num_particles: int) -> list[str]:
 
 
 def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
-    """What is written, by key.
+    """Return what is written, by key.
 
     Returns:
       samples: the draws [n, N, *shape]; mean: of the N, [n, *shape] float64; observed: y, 0 where hidden;

@@ -244,12 +244,12 @@ def evaluate(
 
 
 def stderr(values: np.ndarray) -> float:
-    """Standard error of the mean over independent examples, [N]."""
+    """Return standard error of the mean over independent examples, [N]."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def table(report: Report) -> str:
-    """The report as a table for the screen."""
+    """Format the report as a table for the screen."""
     edge = {"forward": "edge, p(x_0|x_1) = forward kernel", "decoder": "edge, p(x_0|x_1) learned"}[report.edge]
     rows: list[tuple[str, float | None, float | None]] = [
         ("limit, E log2 p(x)", report.limit_bits, None),

@@ -90,7 +90,7 @@ def evaluate(
     table_examples: int,
     step: int,
 ) -> tuple[RespacingReport, Costs]:
-    """The table of costs, and K of short chains on examples of their own.
+    """Return the table of costs, and K of short chains on examples of their own.
 
     Args:
       key: PRNG key of examples and noise.
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def table(report: RespacingReport) -> str:
-    """The report as a table for the screen."""
+    """Format the report as a table for the screen."""
     lines = [
         f"{report.unit}, {report.num_examples} held-out examples, times chosen by {report.table_examples} others,"
         f" step {report.step}",

@@ -21,7 +21,7 @@ Spacing = Literal["uniform", "quadratic", "optimal"]
 
 
 def shortened(experiment: Experiment, times: np.ndarray | None = None, eta: float | None = None) -> Experiment:
-    """The experiment whose model goes through these times alone; with `eta` by steps of DDIM.
+    """Return the experiment whose model goes through these times alone; with `eta` by steps of DDIM.
 
     Ancestral chains keep the edge that they were trained with: their K is that of `respacing_report`. Those of DDIM
     end in the network's own estimate of x_0, if they have not come down to t = 1.
@@ -82,7 +82,7 @@ def save(costs: Costs, path: Path, step: int) -> None:
 
 
 def load(path: Path, num_timesteps: int, step: int | None = None) -> Costs:
-    """What `save` wrote, for a chain of `num_timesteps` and, if it is given, the checkpoint of this step.
+    """Return what `save` wrote, for a chain of `num_timesteps` and, if it is given, the checkpoint of this step.
 
     Raises:
       UserError: if it is not there, damaged, or of another chain or checkpoint.

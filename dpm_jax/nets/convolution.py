@@ -52,7 +52,7 @@ def _stock_weight_gradient(x: Array, g: Array, size: int, precision: Precision) 
 
 
 def _columns(x: Array, size: int) -> Array:
-    """Pads with zeros, and puts the `size` pixels of a row that a window covers side by side.
+    """Pad with zeros, and put the `size` pixels of a row that a window covers side by side.
 
     [B, H, W, channels] -> [B, H + size - 1, W, size * channels]; a window's rows are slices of it.
     """

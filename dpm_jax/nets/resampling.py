@@ -29,7 +29,7 @@ def space_to_depth(x: Array, factor: int) -> Array:
 
 
 def depth_to_space(x: Array, factor: int) -> Array:
-    """The inverse of `space_to_depth`."""
+    """Undo `space_to_depth`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, factor, factor, channels // factor**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * factor, width * factor, channels // factor**2)

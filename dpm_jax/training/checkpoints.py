@@ -141,7 +141,7 @@ class Checkpoints:
         self._manager.close()
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint; None if there is none."""
+        """Return the step of the newest checkpoint; None if there is none."""
         step: int | None = self._manager.latest_step()
         return step
 
@@ -200,7 +200,7 @@ class Checkpoints:
             raise UserError(f"{self._path}: a checkpoint can't be written: {_reason(error)}; {good}") from error
 
     def _whole(self) -> list[int]:
-        """Steps whose checkpoints are whole, as far as can be told when something is wrong."""
+        """Return steps whose checkpoints are whole, as far as can be told when something is wrong."""
         with contextlib.suppress(Exception):
             folders = [folder for folder in self._path.iterdir() if folder.name.isdigit()]
             # In a bucket nothing is renamed: there a file says when all is written.
@@ -291,6 +291,6 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, in its first line that says anything."""
+    """Return what an exception says, in its first line that says anything."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first[:200]

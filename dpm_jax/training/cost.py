@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
 
 def chip(device_kind: str) -> Chip | None:
-    """What is known of a device; None if nothing is."""
+    """Return what is known of a device; None if nothing is."""
     if device_kind.startswith("TPU"):
         return CHIPS.get(_ALSO.get(device_kind, device_kind))
     return next((value for name, value in CHIPS.items() if name in device_kind), None)

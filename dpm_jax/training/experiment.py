@@ -50,7 +50,7 @@ class Outputs(Protocol):
     """See `Experiment`."""
 
     def __call__(self, params: Params, x_t: Array, t: Array, key: Array | None = None) -> Array:
-        """Outputs."""
+        """Return the outputs."""
 
 
 class Restoration(NamedTuple):

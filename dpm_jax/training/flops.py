@@ -52,7 +52,7 @@ def _of_equation(equation: Any) -> float:
 
 
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:
-    """The programs within an equation."""
+    """Return the programs within an equation."""
     # Closed programs, with their constants, have equations too.
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: hasattr(leaf, "eqns"))
     programs: list[Any] = [leaf for leaf in leaves if hasattr(leaf, "eqns")]

@@ -157,7 +157,7 @@ def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def dry_run(experiment: Experiment, source: Source) -> Cost:
-    """What a step of `train` costs."""
+    """Return what a step of `train` costs."""
     settings = experiment.train
     data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, 0, settings.log_every)
     return cost.measure(experiment, data, _abstract_state(experiment))
@@ -290,7 +290,7 @@ def _abstract_state(experiment: Experiment) -> TrainState:
 
 
 def _best_rate(experiment: Experiment) -> float | None:
-    """Steps a second, if all devices did nothing but its matrix products at their best; None of unknown devices."""
+    """Return steps a second if all devices did matrix products alone at their best; None for unknown devices."""
     chip = cost.chip(jax.devices()[0].device_kind)
     return chip and jax.device_count() * chip.flops / cost.step_flops(experiment, _abstract_state(experiment))
 
@@ -302,6 +302,6 @@ def _writer(workdir: Path, step: int) -> AbstractContextManager[MetricsWriter | 
 
 
 def _until_boundary(step: int, last: int, periods: tuple[int, ...], stops: tuple[int, ...]) -> int:
-    """Steps to the next multiple of any period, to the next of `stops`, or to the last step."""
+    """Return steps to the next multiple of any period, to the next of `stops`, or to the last step."""
     ahead = [stop - step for stop in stops if stop > step]
     return min([last - step, *ahead, *(period - step % period for period in periods)])

@@ -40,7 +40,7 @@ Tree = TypeVar("Tree")
 
 
 def make(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh of all devices of all processes, with the axes `AXES`.
+    """Return a mesh of all devices of all processes, with the axes `AXES`.
 
     Args:
       data: devices along the first axis; -1: as many as are left.
@@ -60,7 +60,7 @@ def make(data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def over_all_devices(data: int = -1, fsdp: int = 1) -> AbstractContextManager[Any]:
-    """A context in which the mesh is set; one that does nothing where there is one device.
+    """Return a context in which the mesh is set; one that does nothing where there is one device.
 
     Args:
       data: as of `make`.
@@ -74,7 +74,7 @@ def over_all_devices(data: int = -1, fsdp: int = 1) -> AbstractContextManager[An
 
 
 def _ambient() -> Any:
-    """The mesh that is set; None where there is none, or it is none of ours."""
+    """Return the mesh that is set; None where there is none, or it is none of ours."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if set(AXES) <= set(mesh.axis_names) else None
 
@@ -143,7 +143,7 @@ def share(batch_size: int) -> tuple[int, int]:
 
 
 def from_processes(local: np.ndarray, axis: int) -> Array | np.ndarray:
-    """The global array whose part along `axis` each process gives, as `share` says; spread over all devices."""
+    """Return the global array whose part along `axis` each process gives, as `share` says; spread over all devices."""
     if jax.process_count() == 1:
         return local
     where = NamedSharding(jax.sharding.get_mesh(), PartitionSpec(*(None,) * axis, AXES))

@@ -84,5 +84,5 @@ class MetricsWriter:
             self._staged.push()
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture, [height, width, 3 or 4] uint8."""
+        """Return a picture, [height, width, 3 or 4] uint8."""
         self._board.add_image(name, pixels[..., :3], step, dataformats="HWC")

@@ -64,7 +64,7 @@ def _arguments(settings: ConfigDict, field: str, function: Callable[..., Any], o
 
 
 def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
-    """A linear warm-up, and then the named schedule; that alone, if it has a warm-up of its own.
+    """Return a linear warm-up, and then the named schedule; that alone, if it has a warm-up of its own.
 
     Args:
       settings: the config's section `optimizer`.
@@ -100,7 +100,7 @@ def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
 
 
 def build(settings: ConfigDict, num_steps: int) -> tuple[optax.GradientTransformation, LearningRate]:
-    """The optimizer, behind clipping by the global norm, and its learning rate.
+    """Return the optimizer, behind clipping by the global norm, and its learning rate.
 
     Args:
       settings: the config's section `optimizer`.

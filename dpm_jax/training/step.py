@@ -77,7 +77,7 @@ def no_progress() -> Progress:
 
 
 def init(experiment: Experiment) -> TrainState:
-    """The state before the first step, a function of the config's seed."""
+    """Return the state before the first step, a function of the config's seed."""
     params = experiment.init(streams(experiment.seed).init)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -137,7 +137,7 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
 
 
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:
-    """The exponential moving average of the parameters, corrected for its start (exact from step 1)."""
+    """Return the exponential moving average of the parameters, corrected for its start (exact from step 1)."""
     decay = experiment.ema_decay
     num = state.num_updates
     corrected = optax.tree.bias_correction(state.average, decay, jnp.maximum(num, 1))

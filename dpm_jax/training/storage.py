@@ -26,7 +26,7 @@ _SCHEME = "gs://"
 
 
 def folder(text: str) -> Path:
-    """The folder of this name.
+    """Return the folder of this name.
 
     Raises:
       UserError: if it is in a bucket that can't be reached, or the package that reads them is not there; or it is of

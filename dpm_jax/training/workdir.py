@@ -92,7 +92,7 @@ def alone(workdir: Path) -> Iterator[None]:
 
 
 def read(workdir: Path) -> Description:
-    """What `claim` wrote.
+    """Return what `claim` wrote.
 
     Raises:
       UserError: if `workdir` is none of ours, or damaged.

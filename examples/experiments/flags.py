@@ -24,7 +24,7 @@ def add(parser: ArgumentParser, sizes: dict[str, int]) -> None:
 
 
 def given(arguments: Namespace, sizes: dict[str, int]) -> dict[str, Any]:
-    """The sizes, with those that were given in their place, and the seed: the settings of a grid."""
+    """Return the sizes, with those that were given in their place, and the seed: the settings of a grid."""
     chosen = {name: getattr(arguments, name) for name in sizes}
     return {"seed": arguments.seed} | {n: sizes[n] if value is None else value for n, value in chosen.items()}
 

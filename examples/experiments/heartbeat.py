@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def config(grid: Grid, width: int, settings: dict[str, Any]) -> ConfigDict:
-    """The config of a run, but for its optimizer.
+    """Return the config of a run, but for its optimizer.
 
     Args:
       grid: T and epochs.

@@ -130,14 +130,14 @@ def train(config: ConfigDict, where: Path, source: Source) -> Run:
 
 
 def rebuilt(run: Run, changes: dict[str, Any]) -> Experiment:
-    """The run's experiment with other settings of sampling."""
+    """Return the run's experiment with other settings of sampling."""
     config = run.experiment.config.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     return build.experiment(config, run.experiment.shape)
 
 
 def judge(out: Path, data_dir: str | None) -> Judge:
-    """The classifier of OUT/classifier.npz, trained if it is not there, and the images.
+    """Return the classifier of OUT/classifier.npz, trained if it is not there, and the images.
 
     Raises:
       UserError: if the data are not there, or the file is damaged.
@@ -159,7 +159,7 @@ def judge(out: Path, data_dir: str | None) -> Judge:
 
 
 def sample(run: Run, num: int, num_steps: int | None, seed: int = 0) -> np.ndarray:
-    """Samples in grey levels, by a chain of so many steps, evenly spaced; all if None."""
+    """Return samples in grey levels, by a chain of so many steps, evenly spaced; all if None."""
     built = run.experiment
     if num_steps is not None and num_steps < built.config.num_timesteps:
         times = short_chains.times("uniform", num_steps, built.config.num_timesteps, Path())
@@ -183,7 +183,7 @@ def quality(samples: np.ndarray, judge: Judge) -> Quality:
 
 
 def best_and_worst(named: dict[str, np.ndarray], classifier: Classifier, path: Path, num: int = 16) -> None:
-    """A picture: of each set of samples, those that the classifier is surest of, and those it is least sure of."""
+    """Draw, of each set of samples, those that the classifier is surest of, and those it is least sure of."""
     rows = {}
     for name, samples in named.items():
         order = np.argsort(classifiers.examine(classifier, samples).confidence)

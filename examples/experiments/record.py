@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held so far."""
+    """Return the most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

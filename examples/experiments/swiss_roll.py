@@ -65,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def config(
     schedule: str, num_timesteps: int, loss: str, features: tuple[int, ...], settings: dict[str, Any]
 ) -> ConfigDict:
-    """The config of a run, but for its optimizer.
+    """Return the config of a run, but for its optimizer.
 
     Args:
       schedule: "linear" or "cosine".

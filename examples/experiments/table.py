@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def row(factors: dict[str, str | int | float], k: np.ndarray, failed_at: int, seconds: float, megabytes: float) -> Row:
-    """A run from what was measured.
+    """Return a run from what was measured.
 
     Args:
       factors: as in `Row`.

@@ -206,7 +206,7 @@ def examine(classifier: Classifier, images: np.ndarray) -> Opinions:
 
 
 def features(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """What the classes are read from, [N, d] float32; arguments as for `examine`."""
+    """Return what the classes are read from, [N, d] float32; arguments as for `examine`."""
     return examine(classifier, images).features
 
 
@@ -216,7 +216,7 @@ def histogram(classifier: Classifier, opinions: Opinions) -> np.ndarray:
 
 
 def _arrays(classifier: Classifier) -> dict[str, np.ndarray]:
-    """The parameters by their paths."""
+    """Return the parameters by their paths."""
     return {name: np.asarray(value) for name, value in flatten_dict(classifier.params, sep="/").items()}
 
 
@@ -265,7 +265,7 @@ def load(path: Path, shape: tuple[int, ...]) -> Classifier:
 
 
 def _assemble(found: dict[str, np.ndarray]) -> Classifier:
-    """A classifier of the arrays of a file."""
+    """Return a classifier of the arrays of a file."""
     shape = tuple(int(size) for size in found.pop("shape"))
     measured = {name: found.pop(name).item() for name in _MEASURED}
     if len(shape) != 3 or not _fits(shape):
