@@ -67,7 +67,7 @@ def of_respacing(report: RespacingReport) -> Figure:
 
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
-    """Draw the paper's Figure 1 of points in the plane, its Figure 2 of bits, or samples of images and other vectors."""
+    """Draw the paper's Figure 1 of points in the plane, its Figure 2 of bits, or samples of other data."""
     title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
     if report.limit_bits is not None:
         title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
