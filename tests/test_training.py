@@ -517,5 +517,7 @@ def test_dropout_acts_in_training_alone_and_remat_changes_nothing():
         for built in (plain, again, dropping)
     ]
     gradients = [gradient for _, gradient in found[:2]]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *gradients)
+    # Biases before a normalisation have no gradient but rounding.
+    rounding = 1e-6 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=rounding), *gradients)
     assert found[0][0] != found[2][0]
