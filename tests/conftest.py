@@ -3,22 +3,12 @@
 import atexit
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
-# Files that `make test` leaves to `make test-all`: they train or serve for minutes.
-SLOW = {
-    "test_buckets",
-    "test_classifier",
-    "test_cold_commands",
-    "test_experiments",
-    "test_frechet",
-    "test_image_runs",
-    "test_likelihood_report",
-    "test_mnist_experiments",
-    "test_posterior_commands",
-    "test_respacing_commands",
-}
+# What `make test` leaves to `make test-all`: files, tests, and single cases of them, by their node ids.
+SLOW = set((Path(__file__).parent / "slow.txt").read_text().splitlines())
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -31,5 +21,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in SLOW:
+        test = item.nodeid.split("[")[0]
+        if {item.nodeid, test, test.split("::")[0]} & SLOW:
             item.add_marker(pytest.mark.slow)

@@ -105,10 +105,9 @@ def test_rules_differ_and_both_begin_at_the_law_of_the_last_step():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train__objective": "bound"}, "'restoration' and kernel 'cold' go together, got 'bound' and 'cold'"),
-        ({"kernel": "gaussian"}, "'restoration' and kernel 'cold' go together, got 'restoration' and 'gaussian'"),
-        ({"data__name": "swiss_roll"}, "'cold' degrades images, and data 'swiss_roll' are vectors"),
-        ({"cold__blur__sigma_final": 0.1}, "config.cold.blur: sigma_final"),
+        ({"train__objective": "bound"}, "'restoration' and kernel 'cold' go together, got 'bound'"),
+        ({"kernel": "gaussian"}, "'restoration' and kernel 'cold' go together, got kernel 'gaussian'"),
+        ({"cold__blur__sigma_final": 0.1}, "config.cold.blur.sigma_final: must be at least sigma_first, got 0.1"),
         ({"cold__degradation": "blurr"}, "did you mean blur?"),
         ({"schedule__learned": True}, "config.schedule.learned"),
     ],
