@@ -62,8 +62,9 @@ def seconds(
     def step(params: Params, key: Array) -> Array:
         # Drawn here: how an argument is laid out over devices that do not divide it, XLA may not choose.
         x = jax.random.normal(key, (size, *shape))
-        law = experiment.model(params).reverse(x, jnp.full(size, num_timesteps, jnp.int32))
-        return mesh.gather(law.sample(key))
+        law: Any = experiment.model(params).reverse(x, jnp.full(size, num_timesteps, jnp.int32))
+        drawn: Array = mesh.gather(law.sample(key))
+        return drawn
 
     key = jax.random.key(0)
     jax.block_until_ready(step(params, key))
