@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import models
+from dpm_jax import nets
 
 KEY = jax.random.key(0)
 NETWORKS = {
-    "time_mlp": models.TimeMLP(num_outputs=5, clock=lambda t: t / 10, num_frequencies=8),
-    "time_mlp_plain": models.TimeMLP(num_outputs=5, clock=lambda t: t / 10, features=(7,), num_bumps=1),
-    "sigmoid_mlp": models.SigmoidMLP(num_outputs=5, num_timesteps=10),
-    "rbf": models.RBF(num_outputs=5, num_timesteps=10),
+    "time_mlp": nets.TimeMLP(num_outputs=5, clock=lambda t: t / 10, num_frequencies=8),
+    "time_mlp_plain": nets.TimeMLP(num_outputs=5, clock=lambda t: t / 10, features=(7,), num_bumps=1),
+    "sigmoid_mlp": nets.SigmoidMLP(num_outputs=5, num_timesteps=10),
+    "rbf": nets.RBF(num_outputs=5, num_timesteps=10),
 }
 
 
