@@ -88,6 +88,16 @@ def _assemble(log_nsr: Any, log_nsr_step: Any, xp: Any) -> Schedule:
     return Schedule(*(jnp.asarray(a, jnp.float32) for a in schedule))
 
 
+def _known(name: str, values: Any) -> np.ndarray:
+    """Return numbers of a schedule in float64; refuse those that are traced, which sums on the host cannot take."""
+    if isinstance(values, jax.core.Tracer):
+        raise ValueError(
+            f"schedule: {name} is traced by jit or grad, and schedules are computed before, in float64; make the "
+            "schedule outside, or differentiate schedules.learned"
+        )
+    return np.asarray(values, np.float64)
+
+
 def from_log_nsr(log_nsr: np.ndarray) -> Schedule:
     """Schedule from log nu_1..log nu_T, the log noise-to-signal ratios.
 
@@ -98,7 +108,7 @@ def from_log_nsr(log_nsr: np.ndarray) -> Schedule:
       ValueError: if T < 1, or the ratios do not increase (some beta_t would lie
         outside (0, 1]), or one is NaN.
     """
-    log_nsr = np.asarray(log_nsr, np.float64)
+    log_nsr = _known("log_nsr", log_nsr)
     if log_nsr.ndim != 1 or log_nsr.size < 1:
         raise ValueError(f"num_timesteps: a schedule needs T >= 1, got log_nsr of shape {log_nsr.shape}")
     if not (np.isfinite(log_nsr[:-1]).all() and log_nsr[-1] > -math.inf):
@@ -121,8 +131,8 @@ def from_alpha_bar(alpha_bar: np.ndarray, sigma2: np.ndarray | None = None) -> S
     Raises:
       ValueError: as `from_log_nsr`.
     """
-    alpha_bar = np.asarray(alpha_bar, np.float64)
-    sigma2 = 1 - alpha_bar if sigma2 is None else np.asarray(sigma2, np.float64)
+    alpha_bar = _known("alpha_bar", alpha_bar)
+    sigma2 = 1 - alpha_bar if sigma2 is None else _known("sigma2", sigma2)
     if not ((sigma2 > 0) & (alpha_bar >= 0)).all():
         raise ValueError("schedule: beta_t must lie in (0, 1) at every t, but alpha_bar leaves [0, 1)")
     with np.errstate(divide="ignore"):
@@ -138,7 +148,7 @@ def from_beta(beta: np.ndarray) -> Schedule:
     Raises:
       ValueError: if T < 1 or a rate lies outside (0, 1), naming the first such t.
     """
-    beta = np.asarray(beta, np.float64)
+    beta = _known("beta", beta)
     if beta.ndim != 1 or beta.size < 1:
         raise ValueError(f"num_timesteps: a schedule needs T >= 1, got beta of shape {beta.shape}")
     ok = (beta > 0) & (beta < 1)

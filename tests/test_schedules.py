@@ -189,3 +189,9 @@ def test_learned_in_float32_agrees_with_float64(T):
     np.testing.assert_allclose(schedule.log_nsr_step[2:], step, rtol=2e-5)
     np.testing.assert_allclose(schedule.log_nsr[1:], log_nsr, rtol=2e-6, atol=2e-5)
     np.testing.assert_allclose(schedule.beta[2:], sigma2[1:] * -np.expm1(-step), rtol=4e-5)
+
+
+@pytest.mark.parametrize("make", [schedules.from_beta, schedules.from_alpha_bar, schedules.from_log_nsr])
+def test_a_traced_schedule_is_refused_by_name(make):
+    with pytest.raises(ValueError, match=r"schedule: (beta|alpha_bar|log_nsr) is traced by jit or grad"):
+        jax.grad(lambda x: make(x).beta.sum())(jnp.full(3, 0.1))
