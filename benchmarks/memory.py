@@ -2,7 +2,7 @@
 
   python -m benchmarks.memory
 
-Runs train.py on the swiss roll at several T, each in a process of its own, samples and evaluation included, and
+Runs train.py on the swiss roll at several T, each in a separate process, samples and evaluation included, and
 reads the peak resident memory of each.
 """
 

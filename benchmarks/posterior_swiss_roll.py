@@ -31,7 +31,7 @@ _NUM = 2000
 
 
 def _evidence() -> dict[str, Any]:
-    """Return what is known of x, by name."""
+    """Return the kinds of evidence, by name."""
     return {
         "half plane, x + y > 0.5": lambda x: jax.nn.log_sigmoid((x.sum(-1) - 0.5) / 0.05),
         "(0.4, 0.2) with noise 0.4": Normal(jnp.array([[0.4, 0.2]]), jnp.full((1, 2), 0.16)),

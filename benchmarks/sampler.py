@@ -1,4 +1,4 @@
-"""What a reverse step costs beside the bare network.
+"""The cost of a reverse step, against the bare network.
 
   python -m benchmarks.sampler
 
@@ -33,7 +33,7 @@ CASES = (
 
 
 def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
-    """Of one config."""
+    """Measure one config."""
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     config.num_timesteps = num_timesteps or config.num_timesteps
     steps = config.num_timesteps

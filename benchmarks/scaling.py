@@ -121,7 +121,7 @@ def _child() -> None:
 
 
 def _on_devices(num: int) -> list[float]:
-    """Return what a process with so many devices prints."""
+    """Run a process with this number of devices, and return the seconds of a step that it prints."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

@@ -13,7 +13,7 @@ __all__ = ["Timing", "in_turn", "seconds", "settled"]
 
 
 class Timing(NamedTuple):
-    """What some functions took.
+    """Times of some functions.
 
     Attributes:
       medians: seconds, one a function.
@@ -32,7 +32,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def in_turn(functions: Sequence[Callable[[], Any]], repeats: int) -> Timing:
-    """Call each once unmeasured, and then all of them in turn, so many times."""
+    """Call each once unmeasured, and then all in turn, in the given number of rounds."""
     for function in functions:
         seconds(function)
     rounds = [[seconds(function) for function in functions] for _ in range(repeats)]

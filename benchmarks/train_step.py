@@ -1,4 +1,4 @@
-"""What a train step costs beside the bare network.
+"""The cost of a train step, against the bare network.
 
   python -m benchmarks.train_step
   python -m benchmarks.train_step ddpm_cifar10 cifar10_paper    # on an accelerator
@@ -125,7 +125,7 @@ def drawing(built: Experiment, source: Source) -> Callable[[int], Any]:
 
 
 def row(name: str) -> list[str]:
-    """Of one config."""
+    """Measure one config."""
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
     built = build.experiment(config, source.shape)

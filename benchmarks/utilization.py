@@ -1,4 +1,4 @@
-"""What share of the rate of plain matrix products a train step reaches.
+"""The share of the rate of plain matrix products that a train step reaches.
 
   python -m benchmarks.utilization                 # mnist and cifar10; on an accelerator, ddpm_cifar10
   python -m benchmarks.utilization mnist dead_leaves
@@ -40,7 +40,7 @@ def products(dtype: Any) -> tuple[Any, float]:
 
 
 def row(name: str) -> list[str]:
-    """Of one config."""
+    """Measure one config."""
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
     built = build.experiment(config, source.shape)

@@ -169,7 +169,7 @@ def start_loss(start: Start, x_last: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """What `sampling` asks of a process: a cold chain has no noise, and so no laws but that of x_T.
+    """The process of a cold chain, for `sampling` alone: it has no noise, so its only distribution is that of x_T.
 
     Attributes:
       num_timesteps: T.

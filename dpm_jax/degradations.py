@@ -187,7 +187,7 @@ def mask(num_timesteps: int, *, first: float = 0.03, final: float = 1.0) -> Degr
 
     @functools.cache
     def table(height: int, width: int) -> np.ndarray:
-        """Return what is left at t of a pixel so many rows and columns from the centre, [T + 1, H, W]."""
+        """Return the share of a pixel left at t, [T + 1, H, W], by its rows and columns from the centre."""
         total = np.zeros((height, width))
         left = np.ones((num_timesteps + 1, height, width), np.float32)
         distance2 = np.arange(height)[:, None] ** 2 + np.arange(width) ** 2

@@ -1,6 +1,6 @@
 """How much entropy a reverse step has, and how much the whole chain produces (sections 2.4 and 2.6).
 
-The forward chain alone bounds the entropy of its own reversal, step by step (section 2.6, appendix A):
+The forward chain alone bounds the entropy of its reversal, step by step (section 2.6, appendix A):
 
     H_q(X_t | X_{t-1}) + H_q(X_{t-1} | X_0) - H_q(X_t | X_0)  <=  H_q(X_{t-1} | X_t)  <=  H_q(X_t | X_{t-1})
 
@@ -22,7 +22,7 @@ Entropy production. The chain as a whole, forward and model reverse, is compared
 w the weight of one trajectory of `likelihood`: the entropy that is produced, in the sense of Jarzynski's relation and
 the Crooks fluctuation theorem, when the one chain is taken for the reverse of the other. It is zero for a quasi-static
 chain whose every reverse step is exact (section 2.4), where all trajectories have the same weight, and it is what is
-lost of the likelihood. It is known wherever the entropy of the data is, and needs no function of its own: it is the
+lost of the likelihood. It is known wherever the entropy of the data is, and needs no separate function: it is the
 mean of log q(x_0) - `likelihood.lower`(log_weights, 1), or, without the noise of the weights, the gap of `bound`.
 
 Nats an example.

@@ -30,7 +30,7 @@ def fit(
 ) -> Run:
     """Train a model on an array, and return it as `load` does.
 
-    The data are written into the workdir, so that evaluate.py works there. The same call again goes on from the last
+    The data are written into the workdir, so that evaluate.py works there. The same call again resumes from the last
     checkpoint; a larger `steps` trains further. A tenth of the examples is held out for evaluation, and of the
     rest 2 % say which checkpoint is the best.
 
@@ -68,7 +68,7 @@ def fit(
         workdir_lib.claim(where, settings, source)
         result = loop.train(built, source, where, report=report)
         if result.stopped:
-            report(f"stopped at step {result.step} of {settings.train.steps}; the same call goes on from there")
+            report(f"stopped at step {result.step} of {settings.train.steps}; the same call resumes from there")
     return load(where)
 
 

@@ -135,7 +135,7 @@ def log_weights(
       model: a process and a denoiser; p(x_0 | x_1) is its own, for which `model.forward_edge` sets the forward kernel.
       x_0: [B, ...] data.
       num_trajectories: k of each example.
-      chunk_size: so many trajectories at a time, which bounds memory; all B k at once if None. The noise
+      chunk_size: number of trajectories at a time, which bounds memory; all B k at once if None. The noise
         depends on it.
 
     Returns:
@@ -261,7 +261,7 @@ def sandwich(
       num: how many samples.
       shape: of one.
       k: forward trajectories of each.
-      chunk_size: so many trajectories at a time; all at once if None.
+      chunk_size: number of trajectories at a time; all at once if None.
 
     Returns:
       `Sandwich` s: `lower(s.log_weights, k)` and `upper(s.own, s.log_weights, k)`, [num] nats, at this and smaller k.
@@ -300,7 +300,7 @@ def enumerate_bits(model: Model, num_bits: int) -> tuple[Array, Array]:
         # A certain bit's -inf would meet a zero in the product, and be NaN.
         logits = jnp.clip(model.reverse(strings, jnp.full(num, t, jnp.int32)).logits, -1e4, 1e4)
         one, zero = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-        # Accelerators multiply float32 matrices in fewer bits unless told otherwise.
+        # Accelerators multiply float32 matrices in fewer bits by default.
         moves = jnp.matmul(one, strings.T, precision="highest") + jnp.matmul(zero, 1 - strings.T, precision="highest")
         return jax.nn.logsumexp(log_p[:, None] + moves, axis=0), None
 

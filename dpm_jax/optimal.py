@@ -26,7 +26,7 @@ from dpm_jax.processes import Binomial, Gaussian
 __all__ = ["finite_bits", "finite_points", "normal"]
 
 
-# Accelerators multiply float32 matrices in fewer bits unless told otherwise.
+# Accelerators multiply float32 matrices in fewer bits by default.
 _product = partial(jnp.matmul, precision="highest")
 
 

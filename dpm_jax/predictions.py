@@ -1,4 +1,4 @@
-"""What a network predicts, and the model that it makes: every parameterisation, of numbers and of bits.
+"""Parameterisations: the quantity that a network predicts, and the model that it makes, for real numbers and bits.
 
 x_t = sqrt(alpha_bar_t) x_0 + sigma_t eps, sigma_t^2 = 1 - alpha_bar_t, is one coordinate of the pair (x_0, eps)
 after a rotation. The other is

@@ -224,7 +224,7 @@ def _check_denoiser(model: Model) -> None:
 
 
 def _own_axes(process: Any, law: Any, x_0: Array, x_t: Array) -> tuple[Any, Array, Array]:
-    """Law, x_0 and x_t where they cost least: images as vectors, full covariances in the axes of their own.
+    """Return law, x_0 and x_t in the form that costs least: images as vectors, full covariances along their axes.
 
     In Gaussian diffusion the noise is the same in all directions, so that no KL changes; 2 x 2 matrices cost far more
     than their entries, and loops over a last axis of one channel are many times slower.

@@ -67,7 +67,7 @@ class Measurement(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What is known of the examples that are sampled, in the data's own units; made by `Run.observed` and `Run.noisy`.
+    """Observations to condition samples on, in the data's own units; made by `Run.observed` and `Run.noisy`.
 
     Attributes:
       observations: n of them.
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def config(self) -> ConfigDict:
-        """What the model was trained with."""
+        """Config that the model was trained with."""
         return self.experiment.config
 
     @property
@@ -233,7 +233,7 @@ class Run:
         return found.samples[0] if given.single else found.samples
 
     def observed(self, y: Any, mask: Any) -> Given:
-        """Return what is known where examples were observed in part, without noise: inpainting.
+        """Return the evidence of examples observed in part, without noise, for inpainting.
 
         Args:
           y: [n, *shape] in the data's own units, or one example; values where nothing was observed are ignored.
@@ -250,7 +250,7 @@ class Run:
         return Given(Observations(values, observed, 0.0, None), single)
 
     def noisy(self, y: Any, sigma: float) -> Given:
-        """Return what is known where examples were observed with noise: denoising.
+        """Return the evidence of examples observed with noise, for denoising.
 
         Args:
           y: [n, *shape] in the data's own units with the noise, or one example.

@@ -327,7 +327,7 @@ def learned(base: Schedule, coefficients: Array) -> Schedule:
         return base
     position = jnp.arange(num_steps) / max(num_steps - 1, 1)
     increments = base.log_nsr_step[2:]
-    # Accelerators multiply float32 matrices in fewer bits unless told otherwise.
+    # Accelerators multiply float32 matrices in fewer bits by default.
     log_weight = jnp.matmul(bump_basis(position, coefficients.shape[-1]), coefficients, precision="highest")
     log_step = jax.nn.log_softmax(jnp.log(increments) + log_weight) + jnp.log(increments.sum())
     step = jnp.exp(log_step)

@@ -236,7 +236,7 @@ def sample(
         return values.reshape(batch, *values.shape[2:])
 
     def advance(state: _State, t: Array) -> tuple[_State, Step, _Told]:
-        """Weigh the particles at time t, resample where needed, move on; the step, and what is told of the weights."""
+        """Weigh the particles at time t, resample where needed, and move on; return step and weight statistics."""
         choose_key, move_key = jax.random.split(jax.random.fold_in(steps_key, t))
         step = guide(state.x, jnp.full(batch, t, jnp.int32))
         log_weights, lost = _times(state.log_weights, grouped(step.log_twist))

@@ -150,7 +150,7 @@ def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
 
 
 def probabilities(table: TimeTable) -> Array:
-    """Return what `importance` takes, [T + 1]: proportional to the root mean square; uniform until all t are known."""
+    """Return probabilities for `importance`, [T + 1]: as the root mean square, or uniform until all t are known."""
     rms = jnp.sqrt(table.square[2:])
     num = max(rms.shape[0], 1)
     known = (table.visits[2:] >= _VISITS).all() & (rms.sum() > 0)

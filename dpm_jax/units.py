@@ -34,7 +34,7 @@ def nats(value: Any) -> Any:
 
 
 def num_parts(shape: tuple[int, ...]) -> int:
-    """Return what K is counted by: the pixels of an example of shape (H, W, C); 1 for any other example."""
+    """Return the divisor of K: the number of pixels for images of shape (H, W, C), and 1 for other examples."""
     return shape[0] * shape[1] if len(shape) == 3 else 1
 
 

@@ -4,7 +4,7 @@
     q(x_t = x_0)     = alpha_bar_t, else the mask                    marginal
 
 States are integers, noise is no number added to them, and the chain never leaves its prior: all masks. Nothing in
-the package is told about it: `train_masked.py` trains, bounds, samples, respaces and conditions it.
+the package knows about it: `train_masked.py` trains, bounds, samples, respaces and conditions it.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class Masking:
         return self._kept(_log_one_hot(x_0), at(self.schedule.sigma2, t, jnp.asarray(x_0)))
 
     def posterior(self, x_0: Array | Categorical, x_t: Array, t: Array) -> Categorical:
-        """Return what a mask was one step before: a mask still, or x_0. What is no mask is x_0 itself."""
+        """Return the state one step before: a mask stays a mask or becomes x_0, and any other value is x_0."""
         law = x_0.log_p if isinstance(x_0, Categorical) else _log_one_hot(x_0)
         masked = at(self.schedule.sigma2, t - 1, x_t) / at(self.schedule.sigma2, t, x_t)
         return Categorical(jnp.where((x_t == MASK)[..., None], self._kept(law, masked).log_p, _log_one_hot(x_t)))

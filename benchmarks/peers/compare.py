@@ -1,4 +1,4 @@
-"""The same work in other libraries, each in a virtual environment of its own.
+"""The same work in other libraries, each in a separate virtual environment.
 
   python -m benchmarks.peers            # makes .venv-peers/ on the first call (PyTorch is large)
 
@@ -39,7 +39,7 @@ TASKS = {
 
 
 def _python(name: str) -> Path:
-    """Of a peer's environment, which is made if it is not there."""
+    """Return the Python of a peer's environment, which is made if it is missing."""
     folder = ROOT / ".venv-peers" / name
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     ready = folder / ".installed"
@@ -52,7 +52,7 @@ def _python(name: str) -> Path:
 
 
 def _measure(python: Path, name: str) -> dict[str, float | str]:
-    """Return what one process of one library prints: seconds by task, its versions, its parameters."""
+    """Run one process of one library, and return its seconds by task, versions and numbers of parameters."""
     command = [str(python), "-m", f"benchmarks.peers.with_{name}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

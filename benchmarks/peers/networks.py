@@ -16,7 +16,7 @@ from dpm_jax.training import flops
 
 
 class MLP(nn.Module):
-    """Of (x [B, 2], t / T) -> [B, 2]."""
+    """Perceptron (x [B, 2], t / T) -> [B, 2]."""
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

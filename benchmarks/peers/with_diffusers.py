@@ -14,7 +14,7 @@ from benchmarks.peers import work
 
 
 class MLP(torch.nn.Module):
-    """Of (x [B, 2], t) -> [B, 2]."""
+    """Perceptron (x [B, 2], t) -> [B, 2]."""
 
     def __init__(self) -> None:
         super().__init__()

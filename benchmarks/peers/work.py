@@ -1,4 +1,4 @@
-"""What every library is given to do; runs in every environment, so it needs nothing but Python."""
+"""The tasks that every library does; runs in every environment, so it needs nothing but Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 4.0  # of measuring, a task
 
 
 def taken(run: Callable[[], object], steps: int) -> float:
-    """Seconds a step of `run`, which does so many and waits for them: median of as many calls as fit."""
+    """Return the median seconds of a step, over as many calls of `run` as fit."""
     run()
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:

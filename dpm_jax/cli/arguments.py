@@ -1,4 +1,4 @@
-"""What the commands share: flags, processes, and how a command ends."""
+"""Code shared by the commands: common flags, joining of processes, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -147,10 +147,10 @@ def _join_processes(given: FlagValues) -> None:
     Raises:
       UserError: if some of the flags are missing, or the other processes cannot be reached.
     """
-    told = {name: given[name].value for name in ("coordinator_address", "num_processes", "process_id")}
-    values = {name: value for name, value in told.items() if value is not None}
-    if values and len(values) < len(told):
-        absent = next(name for name in told if name not in values)
+    stated = {name: given[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    values = {name: value for name, value in stated.items() if value is not None}
+    if values and len(values) < len(stated):
+        absent = next(name for name in stated if name not in values)
         raise UserError(f"--{absent}: missing; --coordinator_address, --num_processes and --process_id go together")
     wanted = given.distributed
     if wanted is None:
@@ -177,7 +177,7 @@ def _on_tpu() -> bool:
 
 
 def checkpoint(given: FlagValues) -> Which:
-    """Return what --checkpoint says.
+    """Return the checkpoint that --checkpoint selects.
 
     Raises:
       UserError: if it is neither newest, best, nor the number of a step.

@@ -5,7 +5,7 @@ A U-Net of three levels from 128 channels, of the size that the paper's has (the
 
 Paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 4; <= 3.75 bits/dim with L_simple.
 Command: python train.py --config=ddpm_cifar10 --data_dir=FOLDER
-Expect: not run to its end; no accelerator was at hand.
+Expect: not run to its end; no accelerator was available.
 """
 
 from ml_collections import ConfigDict

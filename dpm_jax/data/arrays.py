@@ -85,7 +85,7 @@ def read_table(path: str | Path) -> np.ndarray:
 
 
 def _are_numbers(line: str) -> bool:
-    """Whether any cell is a number: a name beside numbers is an error to be told, not a line of names."""
+    """Whether any cell is a number: a name beside numbers is an error, not a line of names."""
     for cell in line.split(","):
         try:
             float(cell.strip().strip('"'))

@@ -33,7 +33,7 @@ def load(
       path: a folder, searched with all folders in it, also those that are links, each once; or one image file.
       on_error: whether a file that can't be read is refused, or skipped with a warning that names it.
       hint: added to the error about a file that can't be read.
-      report: told how many files and images were read, and how many were left out.
+      report: called with a line about how many files and images were read, and how many were left out.
 
     Raises:
       ValueError: if there is no image, or one can't be read and `on_error` is "refuse".

@@ -47,7 +47,7 @@ class ImageSet(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example, (H, W, C)."""
+        """Shape of one example, (H, W, C)."""
         first = self.train[0].shape
         return first if self.crop is None else (self.crop, self.crop, first[-1])
 

@@ -41,7 +41,7 @@ def tfds_source(
       crop: side of the random squares that are the examples; None for whole images.
       validation: share of the training split that checkpoints are compared on, and that is not trained on.
       download: what to do where the dataset is not prepared.
-      report: told before something is downloaded.
+      report: called with a line before a download.
 
     Raises:
       ValueError: as `tfds.load`.
@@ -70,7 +70,7 @@ def folder_source(
       data_dir: what the path is relative to.
       crop: side of the random squares that are the examples; None for whole images.
       validation: share of the other images that checkpoints are compared on, and that is not trained on.
-      report: told how many were read.
+      report: called with a line about how many were read.
 
     Raises:
       ValueError: if there is no folder, or as `folder.load`.
@@ -108,7 +108,7 @@ def file_source(
       binary: whether bits are wanted.
       crop: side of the random squares that are the examples; None for whole images.
       validation: share of the other rows that checkpoints are compared on, and that is not trained on.
-      report: told how much was read.
+      report: called with a line about how much was read.
 
     Raises:
       ValueError: if there is no path, as `arrays.load`, or as `array_source`.

@@ -40,7 +40,7 @@ def own_source(
     It may return a `Source`; an array [N, d], [N, H, W] or [N, H, W, C]; a sequence of examples (`__len__` and
     `__getitem__`, as Grain's `MapDataset`), images being decoded when they are looked at; or an iterable of
     examples, [d], [H, W] or [H, W, C], as Grain's `IterDataset` or a generator, which is read from its beginning
-    whenever training begins or goes on: it must give the same examples each time.
+    whenever training begins or resumes: it must give the same examples each time.
 
     Args:
       make: returns the data, anew each time.
@@ -48,7 +48,7 @@ def own_source(
       binary: whether the model is of bits.
       crop: side of the random squares that are the examples, of images; None for whole images.
       validation: share of what is trained on that compares checkpoints instead.
-      report: told how much was read.
+      report: called with a line about how much was read.
 
     Raises:
       ValueError: if it returns none of these, or data that are not fit.
@@ -81,7 +81,7 @@ def own_source(
 def stream_source(begin: Callable[[], Iterator[Any]], name: str, *, binary: bool = False) -> Source:
     """Make the source of a stream of examples, of which the first 2048 (half of a shorter one) are not trained on.
 
-    Half of those are held out, and the other half compares checkpoints. A run that goes on reads the stream up to
+    Half of those are held out, and the other half compares checkpoints. A run that resumes reads the stream up to
     where it was; a stream that ends begins again.
 
     Args:

@@ -1,4 +1,4 @@
-"""Zero mean and unit variance for the model, the data's own units for people.
+"""Zero mean and unit variance for the model, the data's own units for the user.
 
 Integers v, such as pixels, are dequantised: a density is modelled, so uniform noise u of one step is added first
 (paper, section 3.2),

@@ -63,7 +63,7 @@ def load(
       crop: side of random crops; None for whole images, which must then be of one size.
       in_memory: decode all images once, now; or each whenever it is needed.
       download: what to do where the dataset is not prepared.
-      report: told before something is downloaded.
+      report: called with a line before a download.
 
     Raises:
       ValueError: if the dataset, split or feature is not there, or can't be prepared, if the splits

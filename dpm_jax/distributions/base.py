@@ -19,15 +19,15 @@ __all__ = ["Distribution", "Law", "Start", "is_law", "where"]
 
 
 class Start(Protocol):
-    """What is asked of a law that chains begin at: a part of `Distribution`."""
+    """Protocol of the distribution of x_T, at which chains begin: a part of `Distribution`."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Of the independent laws that this holds."""
+        """Shape of the batch: one independent distribution for each entry."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Of one x."""
+        """Shape of one x."""
 
     def sample(self, key: Array) -> Array:
         """Sample x, [*batch, *event]."""
@@ -37,7 +37,7 @@ class Start(Protocol):
 
 
 class Distribution(Start, Protocol):
-    """What the algorithms ask of a law of x: a class of one's own with these works wherever those here do.
+    """Protocol of a distribution of x. A class of your own with these methods works wherever those of this package do.
 
     It must be a pytree whose leaves have the batch axes first. What only some algorithms ask is named where it is
     missing: `product` and `tilt` are for evidence (`guidance`), and classmethods `point` and `known` make evidence.
@@ -49,7 +49,7 @@ class Distribution(Start, Protocol):
 
     @property
     def variance(self) -> Array:
-        """Of each coordinate, [*batch, *event]."""
+        """Variance of each coordinate, [*batch, *event]."""
 
     def entropy(self) -> Array:
         """Return the entropy in nats, [*batch]."""
@@ -102,13 +102,13 @@ class Law:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Of the independent laws that this holds."""
+        """Shape of the batch: one independent distribution for each entry."""
         shape = self._shape()
         return shape[: len(shape) - self.event_ndim]
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Of one x."""
+        """Shape of one x."""
         shape = self._shape()
         return shape[len(shape) - self.event_ndim :]
 
@@ -134,10 +134,10 @@ def parameter(name: str, value: Any, shape: tuple[int, ...]) -> Array:
 
 
 def event_ndim_of(ndim: int, event_ndim: int | None) -> int:
-    """Return how many axes are the event: all but the first, unless told.
+    """Return the number of event axes: by default all axes but the first.
 
     Raises:
-      ValueError: if there are not so many.
+      ValueError: if the array has fewer axes than that.
     """
     if event_ndim is None:
         return max(ndim - 1, 0)

@@ -72,7 +72,7 @@ class Bernoulli(Law):
 
     @property
     def variance(self) -> Array:
-        """Of each bit, [*batch, *event]."""
+        """Variance of each bit, [*batch, *event]."""
         return jax.nn.sigmoid(self.logits) * jax.nn.sigmoid(-self.logits)
 
     def sample(self, key: Array) -> Array:

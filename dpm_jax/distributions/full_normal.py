@@ -70,7 +70,7 @@ class FullNormal(Law):
 
     @property
     def variance(self) -> Array:
-        """Of each coordinate, [*batch, d]."""
+        """Variance of each coordinate, [*batch, d]."""
         return (self.scale_tril**2).sum(-1)
 
     def mean_less(self, origin: Array) -> Array:
@@ -94,7 +94,7 @@ class FullNormal(Law):
         return -0.5 * self._sum(z**2 + self._log_variance() + LOG_2PI)
 
     def _log_variance(self) -> Array:
-        """Of each coordinate given those before it."""
+        """Return the variance of each coordinate given those before it."""
         return 2 * jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
 
     def entropy(self) -> Array:

@@ -73,7 +73,7 @@ class Level:
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Of the independent laws that this holds."""
+        """Shape of the batch: one independent distribution for each entry."""
         return self.location.shape[:-1]
 
     @property

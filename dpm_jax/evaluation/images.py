@@ -1,4 +1,4 @@
-"""What is asked of image models beside K: a Parzen estimate, and whether samples are copies of training images."""
+"""Measures of image models beside K: a Parzen estimate, and whether samples are copies of training images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = ["Pairs", "ParzenReport", "check_parzen", "nearest_training", "parzen_report", "parzen_table"]
 
-# Training images that a sample is compared with, at most: so many, and so many bytes of them.
+# The most training images that a sample is compared with, and the most bytes of them.
 _MAX_REFERENCES, _MAX_BYTES = 60_000, 2**29
 
 
@@ -60,7 +60,7 @@ def check_parzen(source: Source, num_samples: int) -> np.ndarray:
       UserError: if the data are not a fixed set of 8-bit images, or too few.
     """
     if source.train_examples is None or source.num_held_out is None or source.standardization.levels is None:
-        raise UserError("--parzen: needs a set of 8-bit images, with a test set of its own")
+        raise UserError("--parzen: needs a dataset of 8-bit images that has a test set")
     training = source.train_examples(2 * num_samples)
     if len(training) < 2 * num_samples:
         raise UserError(
@@ -88,7 +88,7 @@ def parzen_report(
       params: its parameters.
       source: its data.
       num_samples: of the model, and of the training images in their place; 10 000 in the literature.
-      report: told in words what takes time.
+      report: called with a line before each long computation.
 
     Raises:
       UserError: if the data are not a fixed set of 8-bit images, or too few.

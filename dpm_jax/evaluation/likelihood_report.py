@@ -1,4 +1,4 @@
-"""What lies between K and the likelihood: AIS over trajectories, sandwiches, entropies of the steps; in bits."""
+"""The gap between K and the likelihood: AIS over trajectories, sandwiches, entropies of the steps; in bits."""
 
 from __future__ import annotations
 

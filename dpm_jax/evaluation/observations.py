@@ -1,4 +1,4 @@
-"""What a posterior is asked for: examples seen in part (to be inpainted) or through noise (to be denoised)."""
+"""Observations that a posterior is conditioned on: examples seen in part (inpainting) or with noise (denoising)."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def denoising(
 
 
 def _add_noise(x: np.ndarray, noise: float, binary: bool, seed: int) -> np.ndarray:
-    """Noise of its own for each example [n, *shape], the same however many there are."""
+    """Draw independent noise for each example [n, *shape]; that of an example does not depend on their number."""
     streams = [np.random.default_rng([seed, i]) for i in range(len(x))]
     if binary:
         flips = np.stack([rng.random(x.shape[1:]) < noise for rng in streams])

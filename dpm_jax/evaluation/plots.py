@@ -58,7 +58,7 @@ class Drift(NamedTuple):
 
 
 class Lift(NamedTuple):
-    """What AIS adds to the bound K, against the number of trajectories.
+    """Gain of AIS over the bound K, against the number of trajectories.
 
     Attributes:
       k: how many trajectories.

@@ -65,7 +65,7 @@ class Draws(NamedTuple):
 
 
 def default_how(experiment: Experiment, model: Model, observations: Observations, num_particles: int) -> How:
-    """Return what measured best: see the table in the README."""
+    """Return the method with the least error in the table of the README."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
     if model.denoise is None:
@@ -179,8 +179,8 @@ def _with_particles(
         found = smc.sample(particles_key, experiment.model(params), r, how, num_particles)
         drawn = smc.draw(draw_key, found, num)
         lost = found.lost.max() / num_particles
-        told = (found.log_evidence[0], found.stderr[0], found.effective_size.min(), found.doubtful[0], lost)
-        return mesh.gather((drawn[0], *told))
+        weights = (found.log_evidence[0], found.stderr[0], found.effective_size.min(), found.doubtful[0], lost)
+        return mesh.gather((drawn[0], *weights))
 
     parts = [
         run(jax.random.fold_in(key, i), params, jax.tree.map(lambda value, i=i: value[i : i + 1], r))
@@ -222,7 +222,7 @@ def particle_report(draws: Draws, num_particles: int) -> list[str]:
 
 
 def arrays(observations: Observations, draws: Draws) -> dict[str, np.ndarray]:
-    """Return what is written, by key.
+    """Return the arrays of samples.npz, by key.
 
     Returns:
       samples: the draws [n, N, *shape]; mean: of the N, [n, *shape] float64; observed: y, 0 where hidden;

@@ -1,4 +1,4 @@
-"""What K is left of a trained model in chains of fewer steps: spaced uniformly, quadratically, and best."""
+"""K of a trained model in chains of fewer steps, spaced uniformly, quadratically and optimally."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluate(
     table_examples: int,
     step: int,
 ) -> tuple[RespacingReport, Costs]:
-    """Return the table of costs, and K of short chains on examples of their own.
+    """Return the table of costs, and K of short chains on other examples.
 
     Args:
       key: PRNG key of examples and noise.

@@ -56,7 +56,7 @@ def times(spacing: Spacing, num: int, num_timesteps: int, table: Path, step: int
       step: of the checkpoint that the times are for; None for whatever the table is of.
 
     Raises:
-      UserError: if there are not so many, or there is no such table.
+      UserError: if `num_steps` exceeds T, or the table is missing.
     """
     if not 1 <= num <= num_timesteps:
         raise UserError(f"--num_steps: must lie in 1..{num_timesteps}, the steps of the chain, got {num}")
@@ -82,7 +82,7 @@ def save(costs: Costs, path: Path, step: int) -> None:
 
 
 def load(path: Path, num_timesteps: int, step: int | None = None) -> Costs:
-    """Return what `save` wrote, for a chain of `num_timesteps` and, if it is given, the checkpoint of this step.
+    """Read the table that `save` wrote for a chain of `num_timesteps` and, if given, for the checkpoint of this step.
 
     Raises:
       UserError: if it is not there, damaged, or of another chain or checkpoint.

@@ -1,4 +1,4 @@
-"""Which examples a network takes; messages go on from its name."""
+"""Checks of the shape of examples; their messages follow the name of a network."""
 
 from __future__ import annotations
 

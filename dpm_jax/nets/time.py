@@ -1,4 +1,4 @@
-"""How a network depends on t: smooth bumps of time, or a readout of its own for every t."""
+"""How a network depends on t: smooth bumps of time, or a separate readout for every t."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["BumpReadout", "PerTimestepReadout"]
 
 
 class PerTimestepReadout(nn.Module):
-    """A linear layer with weights of its own at each t (paper, appendix D.1).
+    """A linear layer with separate weights at each t (paper, appendix D.1).
 
     Called with hidden [B, h] and t int32 [B] in 1..T; returns [B, num_outputs].
     Zero at initialisation.

@@ -12,7 +12,7 @@ __all__ = ["Process"]
 
 
 class Process(Protocol):
-    """What the algorithms ask of a forward chain x_0 -> x_1 -> ... -> x_T.
+    """Protocol of a forward chain x_0 -> x_1 -> ... -> x_T.
 
     t is int32 of the batch shape of x, or [1] for all of a batch, in 1..T (0..T for `marginal`); the other axes of x
     are the event. `respacing` asks besides for a frozen dataclass with a field `schedule`, which it replaces: so the

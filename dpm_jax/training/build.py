@@ -43,7 +43,7 @@ _MOST_LEFT = 0.5
 # 0.999, as in cosine schedules, and has no limit where one step erases all signal.
 _MOST_AMPLIFIED = 100.0
 
-# The terms of K that have no gradient are computed for one example in so many, for the value of the loss.
+# One example in this number goes through the terms of K without a gradient, which only the loss's value needs.
 _FEW = 16
 
 _OBJECTIVES = {name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")}
@@ -118,7 +118,7 @@ def source(
       config: see `config.default`.
       data_dir: folder that data files are looked for in; None for the current one, and for that of TFDS.
       download: what to do where a TFDS dataset is not prepared there.
-      report: told how much was read and what was left out, and before something is downloaded.
+      report: called with lines about what was read and left out, and before a download.
 
     Raises:
       UserError: if the config is not valid, or its data are not there or not fit.

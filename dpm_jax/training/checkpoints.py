@@ -53,7 +53,7 @@ class _Record:
             write_json(self._path, self._losses, indent=None)
 
     def losses(self, step: int) -> list[float]:
-        """Return what is known of a step, one loss a round."""
+        """Return the validation losses of a step, one a round."""
         return self._losses.get(step, [])
 
     def best(self, steps: Sequence[int]) -> int | None:
@@ -71,7 +71,7 @@ class _Record:
 class Checkpoints:
     """The checkpoints of one workdir: the newest two, the best, and, if wanted, every N-th, are kept.
 
-    Saving goes on in the background, and a checkpoint appears under its name when it is whole. A context manager:
+    Saving runs in the background, and a checkpoint appears under its name when it is whole. A context manager:
     on leaving it, what is being saved is finished.
     """
 
@@ -89,7 +89,7 @@ class Checkpoints:
           workdir: of the run.
           keep_every: steps; checkpoints at its multiples are kept for good. 0: none of them.
           read_only: nothing is written, nor deleted.
-          report: told of checkpoints that can't be read.
+          report: called with a line for each checkpoint that cannot be read.
 
         Raises:
           UserError: if the folder can't be made.
@@ -133,7 +133,7 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # What went wrong first is what is told.
+            # The first error is the one to report.
             with contextlib.suppress(Exception):
                 self._manager.close()
             return
@@ -154,7 +154,7 @@ class Checkpoints:
         return self._record.losses(step)
 
     def kept(self) -> str:
-        """Return in words which checkpoint there is to go on from."""
+        """Return a line about the checkpoint that a run resumes from."""
         step = self.latest()
         return "there is no checkpoint" if step is None else f"the checkpoint of step {step} is kept"
 
@@ -200,7 +200,7 @@ class Checkpoints:
             raise UserError(f"{self._path}: a checkpoint can't be written: {_reason(error)}; {good}") from error
 
     def _whole(self) -> list[int]:
-        """Return steps whose checkpoints are whole, as far as can be told when something is wrong."""
+        """Return steps whose checkpoints are whole, as far as the checksums show."""
         with contextlib.suppress(Exception):
             folders = [folder for folder in self._path.iterdir() if folder.name.isdigit()]
             # In a bucket nothing is renamed: there a file says when all is written.
@@ -265,7 +265,7 @@ class Checkpoints:
         raise UserError(damaged[steps[0]])
 
     def _patiently(self, step: int, read: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
-        """Return what is read; after the last attempt, say why it can't be."""
+        """Read, and try again after transient errors; refuse with the reason after the last attempt."""
         try:
             return read()
         except UserError:
@@ -291,6 +291,6 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an exception says, in its first line that says anything."""
+    """Return the first line of an exception that is not empty."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return first[:200]

@@ -46,7 +46,7 @@ def write(folder: Path, arrays: list[list[Any]]) -> None:
 
 
 def damage(folder: Path, arrays: list[list[Any]]) -> str | None:
-    """Return what is missing or corrupt in a checkpoint; None if nothing is, or it is too old to have checksums.
+    """Return a line about missing or corrupt files of a checkpoint; None if there are none, or no checksums.
 
     Args:
       folder: of the checkpoint.

@@ -1,8 +1,8 @@
 """The config: every field with its default and its type.
 
-All configs share one tree, so that any of them can be turned into any other from the command line, and a wrong name
-can be told from a right one. Sections with a `name` hold the arguments of every part that has a short name (`parts`);
-those of the chosen one are used. Values are checked by what uses them, when `build` puts the parts together.
+All configs share one tree, so that any of them can be turned into any other from the command line, and unknown names
+are refused. Sections with a `name` hold the arguments of every part that has a short name (`parts`); those of the
+chosen part are used. Values are checked by what uses them, when `build` puts the parts together.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def default() -> ConfigDict:
                 "learning_rate": 5e-3,
                 "warmup_steps": 200,  # linear, and then
                 "decay": {
-                    "name": "cosine_decay_schedule",  # any schedule of Optax; to the end of training if not told
+                    "name": "cosine_decay_schedule",  # any schedule of Optax; to the end of training by default
                     "cosine_decay_schedule": {"alpha": 0.01},
                     "exponential_decay": {"decay_rate": 0.01},
                     "options": "",

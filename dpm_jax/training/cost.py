@@ -1,4 +1,4 @@
-"""What a train step costs, before anything is run, and what of a chip's best it comes to when it runs."""
+"""The cost of a train step before it runs, and the share of a chip's peak that it reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CHIPS", "Chip", "Cost", "chip", "measure", "step_flops", "table"]
 
 
 class Chip(NamedTuple):
-    """What its maker says of a device.
+    """Peak rates of a device, as its maker states them.
 
     Attributes:
       flops: operations a second of its matrix units, bfloat16.
@@ -43,7 +43,7 @@ _ALSO = {"TPU v5e": "TPU v5 lite", "TPU v5": "TPU v5p", "TPU v6e": "TPU v6 lite"
 
 
 class Cost(NamedTuple):
-    """Of one optimizer step, on each device.
+    """Cost of one optimizer step, on each device.
 
     Attributes:
       flops: operations of matrix products and convolutions; see `flops.count`.
@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
 
 def chip(device_kind: str) -> Chip | None:
-    """Return what is known of a device; None if nothing is."""
+    """Return the peak rates of a device; None if it is unknown."""
     if device_kind.startswith("TPU"):
         return CHIPS.get(_ALSO.get(device_kind, device_kind))
     return next((value for name, value in CHIPS.items() if name in device_kind), None)

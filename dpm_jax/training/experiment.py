@@ -1,4 +1,4 @@
-"""What is trained: the objects that a config describes, but for the data."""
+"""The objects that a config describes, except the data: network, model, loss, optimizer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Outputs(Protocol):
 
 
 class Restoration(NamedTuple):
-    """Of cold diffusion.
+    """The parts of a cold chain.
 
     Attributes:
       degrade: (key, x_0, t) -> x_t.

@@ -35,7 +35,7 @@ class Feed(NamedTuple):
 
 
 def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) -> Feed:
-    """Return the feed of a run that goes on from `step`.
+    """Return the feed of a run that resumes from `step`.
 
     Args:
       supply: of a `Source`.

@@ -1,4 +1,4 @@
-"""The training loop: dispatches, logs one dispatch late, checkpoints; stops when told to, or at the sign of trouble."""
+"""The training loop: dispatches, logs, checkpoints; stops on request, or when losses are not finite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Result(NamedTuple):
     Attributes:
       step: reached; later than `config.train.steps` if the checkpoint was.
       params: averaged.
-      stopped: whether it was told to stop before the end; it has saved, and goes on from there.
+      stopped: whether it stopped on request before the end, after saving a checkpoint.
     """
 
     step: int
@@ -78,7 +78,7 @@ def train(
       experiment: what to train.
       source: to train on; its validation examples say which checkpoint is the best.
       workdir: see `workdir.claim`.
-      report: told in words what goes on.
+      report: called with lines of progress.
       profile: first and last of the steps that are traced, see `profile`; None for no trace.
 
     Raises:
@@ -157,7 +157,7 @@ def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def dry_run(experiment: Experiment, source: Source) -> Cost:
-    """Return what a step of `train` costs."""
+    """Return the cost of a step of `train`."""
     settings = experiment.train
     data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, 0, settings.log_every)
     return cost.measure(experiment, data, _abstract_state(experiment))
@@ -231,7 +231,7 @@ class _Log:
         if self._metrics is not None:
             self._metrics.scalars(step, values)
             if found is not None:
-                # Before the checkpoint, so that no line is missing where a run goes on from there.
+                # Before the checkpoint, so that no line is missing where a run resumes from it.
                 self._metrics.push()
         skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
         self._bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s{skipped}")
@@ -264,7 +264,7 @@ def load_params(
     Args:
       experiment: what was trained.
       workdir: see `workdir.claim`.
-      report: told of checkpoints that can't be read.
+      report: called with a line for each checkpoint that cannot be read.
       which: see `Checkpoints.restore`.
 
     Raises:

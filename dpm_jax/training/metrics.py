@@ -41,7 +41,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        """Open for a run that goes on from `step`; what an earlier run logged after it is dropped.
+        """Open for a run that resumes from `step`; lines that an earlier run logged after it are dropped.
 
         Raises:
           UserError: if the files can't be written.

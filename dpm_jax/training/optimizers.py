@@ -64,7 +64,7 @@ def _arguments(settings: ConfigDict, field: str, function: Callable[..., Any], o
 
 
 def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
-    """Return a linear warm-up, and then the named schedule; that alone, if it has a warm-up of its own.
+    """Return a linear warm-up followed by the named schedule, or that alone where it includes a warm-up.
 
     Args:
       settings: the config's section `optimizer`.
@@ -78,7 +78,7 @@ def learning_rate(settings: ConfigDict, num_steps: int) -> LearningRate:
     function = _find(f"{field}.name", decay.name, _PEAKS)
     parameters = parts.parameters(function)
     name = next(name for name in _PEAKS if name in parameters)
-    # A schedule that has a peak has a warm-up of its own.
+    # A schedule that has a peak includes a warm-up.
     warmup = 0 if name == "peak_value" else min(settings.warmup_steps, num_steps // 2)
     given = _arguments(decay, field, function, (name,))
     if name == "peak_value" and "init_value" in parameters:

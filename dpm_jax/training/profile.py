@@ -42,14 +42,14 @@ class Profile:
         self._end()
 
     def before(self, step: int) -> None:
-        """To be called before the dispatch that begins at `step`."""
+        """Start the trace if it begins at `step`; call this before that dispatch."""
         if self._steps is not None and self._steps[0] <= step < self._steps[1] and not self._tracing:
             self._staged = Staged(self._workdir)
             jax.profiler.start_trace(str(self._staged.folder / "profile"))
             self._tracing = True
 
     def after(self, step: int, results: Any) -> None:
-        """To be called after the dispatch that ends at `step`, with what it gave."""
+        """Stop the trace if it ends at `step`; call this after that dispatch, with its results."""
         if self._tracing and self._steps is not None and step >= self._steps[1]:
             jax.block_until_ready(results)
             self._end()

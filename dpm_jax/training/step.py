@@ -92,7 +92,7 @@ def init(experiment: Experiment) -> TrainState:
 
 
 def _loss_and_grads(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[Array, Memory, Params]:
-    """Of a batch, in as many parts as the config says: (mean loss, memory after the last, mean gradient)."""
+    """Return (mean loss, memory, mean gradient) of a batch, in the number of parts that the config sets."""
     loss_and_grad = jax.value_and_grad(experiment.loss, has_aux=True)
     num = experiment.train.accumulate
     if num == 1:

@@ -134,7 +134,7 @@ class Staged:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # What went wrong first is what is told.
+            # The first error is the one to report.
             with contextlib.suppress(UserError) if error is not None else contextlib.nullcontext():
                 self.push()
         finally:
@@ -142,7 +142,7 @@ class Staged:
                 self._temporary.cleanup()
 
     def push(self, after: float = 0) -> None:
-        """Copy what has changed since it was copied last, if that was so many seconds ago.
+        """Copy files that changed since the last copy, if that is at least `seconds` ago.
 
         Raises:
           UserError: if it can't be; what was not copied is copied by the next call.

@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""A line about the size and the cost of a network."""
 
 from __future__ import annotations
 

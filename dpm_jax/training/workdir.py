@@ -30,7 +30,7 @@ _SAME = 1e-4
 
 
 class Description(NamedTuple):
-    """What a workdir says of itself: all that sampling needs beside a checkpoint."""
+    """Contents of config.json and data.json: all that sampling needs beside a checkpoint."""
 
     config: ConfigDict
     shape: tuple[int, ...]
@@ -92,7 +92,7 @@ def alone(workdir: Path) -> Iterator[None]:
 
 
 def read(workdir: Path) -> Description:
-    """Return what `claim` wrote.
+    """Read the description that `claim` wrote.
 
     Raises:
       UserError: if `workdir` is none of ours, or damaged.

@@ -1,7 +1,7 @@
 """Experiments by name: python -m examples.experiments NAME --help.
 
 Each prints one table, and writes its figures beside a picture, NAME.json and NAME.png. Interrupted, the same command
-goes on after the last program, or checkpoint, that was finished.
+resumes after the last program, or checkpoint, that was finished.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         print(" ".join(["error:", *str(error).split()]), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from where it was saved last", file=sys.stderr)
+        print("interrupted; the same command resumes from the last save", file=sys.stderr)
         return 130
     return 0
 

@@ -92,7 +92,7 @@ def _either(condition: Array | bool, first: Any, second: Any) -> optax.GradientT
 
 
 def with_lane(built: Experiment, lane: Lane) -> Experiment:
-    """Return the experiment with a lane's optimizer in place of its own, without warm-up, behind the config's clipping.
+    """Return the experiment with a lane's optimizer, without warm-up, behind the config's clipping.
 
     Args:
       built: whose config gives `clip_norm`, Adam's b1 and b2, and the steps that the decay is spread over.

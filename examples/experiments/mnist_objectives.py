@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def configs(steps: int, num_timesteps: int) -> dict[str, ConfigDict]:
-    """Of the two runs."""
+    """Return the configs of the two runs."""
     ddpm, ours = mnist_runs.config_of("ddpm_mnist"), mnist_runs.config_of("mnist")
     ours.train.emphasis = 0.0
     for config in (ddpm, ours):

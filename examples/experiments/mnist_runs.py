@@ -1,4 +1,4 @@
-"""What comparisons on MNIST share: runs trained in workdirs of their own, and what their samples are worth."""
+"""Code shared by the comparisons on MNIST: runs in separate workdirs, and measures of their samples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 class Judge(NamedTuple):
-    """What samples are held against: a classifier, test images, and shuffled training images, [N, 28, 28, 1] uint8."""
+    """References for samples: a classifier, test images, and shuffled training images, [N, 28, 28, 1] uint8."""
 
     classifier: Classifier
     test: np.ndarray
@@ -60,7 +60,7 @@ class Judge(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """What samples are worth; `training` in their place is what a perfect model would show.
+    """Measures of samples; `training` has those of training images, which a perfect model would reach.
 
     Attributes:
       fidelity: by the classifier.
@@ -125,7 +125,7 @@ def train(config: ConfigDict, where: Path, source: Source) -> Run:
     print(f"{where}: {config.train.steps} steps", flush=True)
     step, params, stopped = loop.train(built, source, where)
     if stopped:
-        raise UserError(f"{where}: told to stop; the same command goes on from step {step}")
+        raise UserError(f"{where}: stopped; the same command resumes from step {step}")
     return Run(built, params, source, step)
 
 
@@ -159,7 +159,7 @@ def judge(out: Path, data_dir: str | None) -> Judge:
 
 
 def sample(run: Run, num: int, num_steps: int | None, seed: int = 0) -> np.ndarray:
-    """Return samples in grey levels, by a chain of so many steps, evenly spaced; all if None."""
+    """Return samples in grey levels, by a chain of `num_steps` evenly spaced steps, or of all if None."""
     built = run.experiment
     if num_steps is not None and num_steps < built.config.num_timesteps:
         times = short_chains.times("uniform", num_steps, built.config.num_timesteps, Path())

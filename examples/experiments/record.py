@@ -1,4 +1,4 @@
-"""The record of a grid: a JSON file that grows by one program at a time, from which an interrupted grid goes on."""
+"""The record of a grid: a JSON file that grows by one program at a time, from which an interrupted grid resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Cell = dict[str, str | int | float]
 
 
 class Outcome(NamedTuple):
-    """What one program gave and took.
+    """Results of one program, with its time and memory.
 
     Attributes:
       cell: which it is.
@@ -64,7 +64,7 @@ def complete(
       settings: what all cells share; plain JSON.
       cells: all of the grid.
       run: one of them.
-      report: told in words what goes on.
+      report: called with lines of progress.
 
     Returns:
       All, in the order of `cells`.

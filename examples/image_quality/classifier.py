@@ -2,7 +2,7 @@
 
 It stands in for the Inception network of FID and of the Inception score, which knows photographs and not digits. Its
 features are its own: a distance between them means something beside another distance between the same features only,
-so a trained classifier is saved, used again, and told by its digest. What it is worth is its accuracy on test images.
+so a trained classifier is saved, used again, and identified by its digest. Its quality is its accuracy on test images.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Classifier(NamedTuple):
 
 
 class Opinions(NamedTuple):
-    """What a classifier makes of N images.
+    """Outputs of a classifier for N images.
 
     Attributes:
       features: [N, d] float32.
@@ -84,7 +84,7 @@ def train(
       test: images of the same shape, at least 2, never trained on.
       seed: of parameters and of the order of the images.
       num_epochs: passes over the training images; what does not fill a batch of 128 is left out of each.
-      report: told in words how it goes.
+      report: called with lines of progress.
 
     Raises:
       ValueError: if images are not uint8 of one such shape, labels do not go with them, or there are too few.
@@ -206,7 +206,7 @@ def examine(classifier: Classifier, images: np.ndarray) -> Opinions:
 
 
 def features(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Return what the classes are read from, [N, d] float32; arguments as for `examine`."""
+    """Return the features before the last layer, [N, d] float32; arguments as for `examine`."""
     return examine(classifier, images).features
 
 
@@ -234,8 +234,8 @@ def save(path: Path, classifier: Classifier) -> None:
     Raises:
       UserError: if it can't be written.
     """
-    told = {name: np.asarray(getattr(classifier, name)) for name in ("shape", *_MEASURED)}
-    arrays: dict[str, Any] = told | _arrays(classifier)
+    measured = {name: np.asarray(getattr(classifier, name)) for name in ("shape", *_MEASURED)}
+    arrays: dict[str, Any] = measured | _arrays(classifier)
     try:
         # An open file, for of a path NumPy would change the name.
         with path.open("wb") as file:

@@ -23,7 +23,7 @@ __all__ = ["Fidelity", "Likeness", "fidelity", "table"]
 
 
 class Likeness(NamedTuple):
-    """What a classifier makes of a set of images.
+    """Measures of a set of images by a classifier.
 
     Attributes:
       frechet: squared distance of their features from those of the test images; see `frechet`.

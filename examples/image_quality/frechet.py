@@ -32,7 +32,7 @@ _FEWEST = 3
 
 
 class Moments(NamedTuple):
-    """Of the normal law that features are taken for.
+    """Mean and covariance of the normal distribution that is fitted to features.
 
     Attributes:
       mean: [d].

@@ -14,7 +14,7 @@ __all__ = ["ConvClassifier", "Outputs"]
 
 
 class Outputs(NamedTuple):
-    """What the classifier makes of images.
+    """Outputs of the classifier.
 
     Attributes:
       features: [B, num_features], what the logits are linear in.
