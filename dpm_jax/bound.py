@@ -34,7 +34,7 @@ from jax import Array
 from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
-from dpm_jax.numerics import loops
+from dpm_jax.numerics import loops, refuse
 from dpm_jax.processes import Process
 
 __all__ = [
@@ -240,8 +240,7 @@ def estimate(
       ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if
         the model's laws have another shape.
     """
-    if num_times < 1:
-        raise ValueError(f"num_times: must be at least 1, got {num_times}")
+    refuse.at_least_one(num_times=num_times)
     x_0, process = jnp.asarray(x_0), model.process
     time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
     batch, num_timesteps = x_0.shape[0], model.num_timesteps

@@ -22,7 +22,7 @@ There is no noise, and so no bound on the likelihood: the law of a step is a poi
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from dpm_jax.degradations import Degradation
 from dpm_jax.distributions import Normal
 from dpm_jax.distributions.base import Start
 from dpm_jax.model import Model
-from dpm_jax.numerics import loops
+from dpm_jax.numerics import loops, refuse
 from dpm_jax.numerics.shapes import num_arguments
 from dpm_jax.sampling import Numbered
 
@@ -132,8 +132,7 @@ def restoration_errors(
       ValueError: if `norm` is another, or `degrade` takes neither two arguments nor three.
     """
     errors = {"l1": jnp.abs, "l2": jnp.square}
-    if norm not in errors:
-        raise ValueError(f"norm: must be one of {', '.join(errors)}, got {norm!r}")
+    refuse.one_of("norm", norm, errors)
     t_key, degrade_key = jax.random.split(key)
     # Draws are of 2..T for the bound, whose edge is a term by itself; here t = 1 is as any other.
     t = timesteps.low_discrepancy(t_key, x_0.shape[0], num_timesteps + 1).t - 1
@@ -216,8 +215,7 @@ def model(
     Raises:
       ValueError: if `rule` is another, a random degradation has no key, or it takes neither two arguments nor three.
     """
-    if rule not in ("improved", "naive"):
-        raise ValueError(f"rule: must be one of improved, naive, got {rule!r}")
+    refuse.one_of("rule", rule, get_args(Rule))
     if _is_random(degrade):
         _needed(key)
     degraded = keyed(degrade)

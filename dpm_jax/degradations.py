@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax.numerics import refuse
 from dpm_jax.numerics.shapes import at
 
 __all__ = ["Degradation", "blur", "fade", "mask", "pixelate"]
@@ -38,9 +39,8 @@ _NUM_MASKS = 50
 
 
 def _check_range(num_timesteps: int, **widths: float) -> None:
-    """Refuse T below 1, and widths that are not positive or, given from small to large, are positive and in order."""
-    if num_timesteps < 1:
-        raise ValueError(f"num_timesteps: must be at least 1, got {num_timesteps}")
+    """Refuse T below 1, and widths that are not positive and in order, from small to large."""
+    refuse.at_least_one(num_timesteps=num_timesteps)
     least, bound = 0.0, "0"
     for name, value in widths.items():
         if not (value > least or (bound != "0" and value == least)):

@@ -54,7 +54,7 @@ from jax import Array
 from dpm_jax.distributions import Distribution, FullNormal, Normal, where
 from dpm_jax.distributions.base import is_law
 from dpm_jax.model import Model
-from dpm_jax.numerics import loops
+from dpm_jax.numerics import loops, refuse
 from dpm_jax.numerics.shapes import at, num_arguments, sum_event
 from dpm_jax.numerics.small_matrices import diagonal
 from dpm_jax.processes import Gaussian
@@ -194,9 +194,7 @@ def guide(model: Model, r: Evidence, how: How, *, iterations: int = _ITERATIONS,
         number is less than 1.
     """
     check(model, r, how, weights=True)
-    for name, value in (("iterations", iterations), ("points", points)):
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
+    refuse.at_least_one(iterations=iterations, points=points)
     if is_law(r):
         r = jax.tree.map(loops.whole, r)
     if how == "matched":
@@ -232,8 +230,7 @@ def check(model: Model, r: Evidence, how: How, weights: bool = False) -> None:
         "guided": ("law", "function"),
         "matched": ("law", "Linear"),
     }
-    if how not in takes:
-        raise ValueError(f"how: must be one of {', '.join(takes)}, got {how!r}")
+    refuse.one_of("how", how, takes)
     if kind not in takes[how]:
         raise ValueError(f"how: '{how}' takes evidence that is a {' or a '.join(takes[how])}, got a {kind}")
     if kind == "function" and not callable(r):

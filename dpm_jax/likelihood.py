@@ -42,6 +42,7 @@ __all__ = [
     "conditional",
     "effective_sample_size",
     "enumerate_bits",
+    "log_mean",
     "log_weights",
     "lower",
     "sandwich",
@@ -217,6 +218,21 @@ def effective_sample_size(log_weights: Array, k: int | None = None) -> Array:
     return jnp.mean(jnp.exp(2 * jax.nn.logsumexp(groups, -1) - jax.nn.logsumexp(2 * groups, -1)), axis=-1)
 
 
+def log_mean(log_weights: Array) -> tuple[Array, Array]:
+    """Return the log of the mean weight, and its standard error to first order in that of the mean.
+
+    Args:
+      log_weights: [B, k] nats.
+
+    Returns:
+      [B] nats, `lower` of all k; [B] nats, NaN for k = 1.
+    """
+    k = log_weights.shape[-1]
+    shares = jax.nn.softmax(log_weights, axis=-1)
+    variance = ((shares - 1 / k) ** 2).sum(axis=-1) * k / jnp.float32(k - 1)
+    return lower(log_weights, k), jnp.sqrt(variance)
+
+
 class Conditional(NamedTuple):
     """log p(hidden part of x_0 | observed part) of each example, [B] nats, and its standard error."""
 
@@ -238,10 +254,8 @@ def conditional(log_weights: Array, log_evidence: Array, stderr: Array) -> Condi
       log_evidence: [B] log p(observed), of `smc.Particles`.
       stderr: [B] its standard error.
     """
-    k = log_weights.shape[-1]
-    shares = jax.nn.softmax(log_weights, axis=-1)
-    variance = ((shares - 1 / k) ** 2).sum(axis=-1) * k / jnp.float32(k - 1)
-    return Conditional(lower(log_weights, k) - log_evidence, jnp.sqrt(variance + stderr**2))
+    log_prob, error = log_mean(log_weights)
+    return Conditional(log_prob - log_evidence, jnp.sqrt(error**2 + stderr**2))
 
 
 def sandwich(

@@ -36,6 +36,7 @@ from dpm_jax.evaluation.examples import check_numbers
 from dpm_jax.evaluation.observations import Observations
 from dpm_jax.guidance import How
 from dpm_jax.model import Model
+from dpm_jax.numerics import refuse
 from dpm_jax.numerics.shapes import chunk_size
 from dpm_jax.training import build, loop, mesh, storage
 from dpm_jax.training import experiment as experiment_lib
@@ -194,8 +195,7 @@ class Run:
           ValueError: if an argument is out of range, or does not go with this model or with another argument.
           UserError: if samples are not finite: the model is not trained well enough.
         """
-        if num < 1:
-            raise ValueError(f"num: must be at least 1, got {num}")
+        refuse.at_least_one(num=num)
         if given is None and (how != "default" or num_particles):
             raise ValueError("how, num_particles: need given")
         shape = self._image_shape(size)
@@ -324,17 +324,12 @@ class Run:
           ValueError: if x has another shape, or holds NaN or values that no example has, such as pixels outside
             0..255; or if the model is a cold one, which has no likelihood.
         """
-        self._check_likelihood("bound")
-        if num_draws < 1:
-            raise ValueError(f"num_draws: must be at least 1, got {num_draws}")
-        centres, single = self._centres(x)
         experiment = self.experiment
 
         def k(params: Params, key: Array, x_0: Array) -> Array:
             return bound_lib.evaluate(key, experiment.model(params), x_0, edge=experiment.edge).k
 
-        at_once = chunk_size(experiment.shape, _BOUND_CHUNK)
-        draws = self._draws(key, "bound", k, centres, num_draws, at_once)
+        draws, single = self._draws(key, "bound", k, x, _BOUND_CHUNK, num_draws=num_draws)
         with np.errstate(invalid="ignore"):
             stderr = draws.std(axis=1, ddof=1) / np.sqrt(num_draws) if num_draws > 1 else np.full(len(draws), np.nan)
         return _without_batch(Measurement(draws.mean(axis=1) - self._log_volume, stderr), single)
@@ -395,18 +390,13 @@ class Run:
         Raises:
           ValueError: as of `bound`.
         """
-        self._check_likelihood("log_likelihood")
-        if k < 1:
-            raise ValueError(f"k: must be at least 1, got {k}")
-        centres, single = self._centres(x)
         experiment = self.experiment
 
         def log_weight(params: Params, key: Array, x_0: Array) -> Array:
             return likelihood.log_weights(key, experiment.model(params), x_0, 1)[:, 0]
 
-        at_once = chunk_size(experiment.shape, _TRAJECTORY_CHUNK)
-        weights = self._draws(key, "log_likelihood", log_weight, centres, k, at_once)
-        value, stderr = _log_mean(weights)
+        weights, single = self._draws(key, "log_likelihood", log_weight, x, _TRAJECTORY_CHUNK, k=k)
+        value, stderr = (np.asarray(found, np.float64) for found in likelihood.log_mean(jnp.asarray(weights)))
         return _without_batch(Measurement(value - self._log_volume, stderr), single)
 
     def _check_likelihood(self, name: str) -> None:
@@ -423,10 +413,26 @@ class Run:
         return self._programs[name]
 
     def _draws(
-        self, key: Array, name: str, of_examples: _OfExamples, centres: np.ndarray, num_draws: int, at_once: int
-    ) -> np.ndarray:
-        """Return a number of each example in `num_draws` independent draws of the noise, [N, num_draws] float64."""
-        standardization = self.standardization
+        self, key: Array, name: str, of_examples: _OfExamples, x: Any, most: int, **number: int
+    ) -> tuple[np.ndarray, bool]:
+        """Return a number of each example in independent draws of the noise, and whether x is one example.
+
+        Args:
+          key: PRNG key.
+          name: of the public method.
+          of_examples: returns the number of each example.
+          x: in the data's own units.
+          most: small examples at a time.
+          **number: of draws, by the name of the parameter.
+
+        Returns:
+          [N, draws] float64; bool.
+        """
+        self._check_likelihood(name)
+        refuse.at_least_one(**number)
+        (num_draws,) = number.values()
+        centres, single = self._centres(x)
+        standardization, at_once = self.standardization, chunk_size(self.experiment.shape, most)
 
         def of_centres(params: Params, key: Array, centres: Array) -> Array:
             spread_key, noise_key = jax.random.split(key)
@@ -443,21 +449,7 @@ class Run:
                 part = compiled(self.params, jax.random.fold_in(key, i), jnp.asarray(centres[rows]))
                 parts.append(np.asarray(part, np.float64))
                 shown.update(min(first + size, total) // num_draws - shown.n)
-        return np.concatenate(parts)[:total].reshape(len(centres), num_draws)
-
-
-def _log_mean(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log of the mean of k weights of each example, [N, k] -> [N], and its standard error."""
-    k = log_weights.shape[1]
-    with np.errstate(invalid="ignore"):
-        largest = log_weights.max(axis=1, keepdims=True)
-        relative = np.exp(log_weights - np.where(np.isfinite(largest), largest, 0))
-        mean = relative.mean(axis=1)
-        if k == 1:
-            return log_weights[:, 0], np.full(len(log_weights), np.nan)
-        with np.errstate(divide="ignore"):
-            value = np.log(mean) + np.where(np.isfinite(largest), largest, 0)[:, 0]
-            return value, relative.std(axis=1, ddof=1) / np.sqrt(k) / mean
+        return np.concatenate(parts)[:total].reshape(len(centres), num_draws), single
 
 
 def _without_batch(found: Measurement, single: bool) -> Measurement:

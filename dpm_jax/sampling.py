@@ -19,7 +19,7 @@ from jax import Array
 from dpm_jax.distributions import Distribution
 from dpm_jax.distributions.base import Start, is_law
 from dpm_jax.model import Model
-from dpm_jax.numerics import loops
+from dpm_jax.numerics import loops, refuse
 
 __all__ = ["Numbered", "Trajectory", "sample", "trajectory", "with_jumps"]
 
@@ -199,8 +199,7 @@ def trajectory(
     Raises:
       ValueError: if keep_every < 1, or if `start` is an array of another shape.
     """
-    if keep_every < 1:
-        raise ValueError(f"keep_every: must be at least 1, got {keep_every}")
+    refuse.at_least_one(keep_every=keep_every)
     _check_start(start, num, shape)
     begin, num_timesteps = _first(0), model.num_timesteps
     x = _last(key, model, start, begin, num, shape)
@@ -245,9 +244,7 @@ def with_jumps(
     Raises:
       ValueError: if jump_length or num_repeats is less than 1.
     """
-    for name, value in (("jump_length", jump_length), ("num_repeats", num_repeats)):
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
+    refuse.at_least_one(jump_length=jump_length, num_repeats=num_repeats)
     begin = _first(0)
 
     def ascend(key: Array, x: Array, start: Array | int, length: int) -> Array:

@@ -102,3 +102,16 @@ def even(key, num, num_timesteps):
 
 def breaks():
     raise ValueError("num: is wrong")
+
+
+def grain_images():
+    import grain
+
+    return grain.MapDataset.source(Squares())
+
+
+def grain_points():
+    import grain
+
+    points = np.random.default_rng(3).normal(size=(5000, 2))
+    return grain.MapDataset.source(points).map(lambda x: 3.0 * x).to_iter_dataset()

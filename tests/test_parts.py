@@ -190,3 +190,21 @@ def test_terms_without_a_gradient_are_taken_from_a_few_examples(edge):
     fixed = np.asarray(bound.fixed_terms(built.model(params).process, x_0, edge))
     np.testing.assert_allclose(loss, wanted, rtol=1e-6, atol=abs(fixed.mean() - fixed[:4].mean()) + 1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), gradient, wanted_gradient)
+
+
+def test_grain_datasets_are_sequences_and_streams():
+    pytest.importorskip("grain", reason="grain is not installed")
+    images = build.source(config(**{"data.name": "tests.own_parts:grain_images"}), report=lambda line: None)
+    plain = build.source(config(**{"data.name": "tests.own_parts:squares"}), report=lambda line: None)
+    np.testing.assert_array_equal(next(images.supply.batches(0, 6)), next(plain.supply.batches(0, 6)))
+    points = build.source(config(**{"data.name": "tests.own_parts:grain_points"}), report=lambda line: None)
+    wanted = 3.0 * np.random.default_rng(3).normal(size=(5000, 2))[2048:2052]
+    np.testing.assert_allclose(points.train_examples(4), wanted)
+
+
+def test_the_bound_takes_options():
+    c = config(**{"train.options": "num_times=3", "schedule.learned": True})
+    built = build.experiment(c, (2,))
+    params, x_0, key = built.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (16, 2)), jax.random.key(2)
+    wanted = -bound.estimate(jax.random.split(key)[1], built.model(params), x_0, num_times=3).mean
+    np.testing.assert_allclose(built.loss(params, key, x_0, ())[0], wanted, rtol=1e-6)

@@ -39,7 +39,6 @@ from dpm_jax.evaluation import (
 )
 from dpm_jax.run import Run
 from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
-from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
 
 # Sections of evaluation.json, and names of the other files written.
@@ -113,14 +112,13 @@ def _evaluate(given: FlagValues) -> None:
         newest = which == "newest" or loop.newest_step(where) == step
         where = storage.folder(decided_by_first(lambda: str(workdir.results(where, step, newest))))
         out = context.enter_context(cli.outputs(where))
+        run = Run(built, params, description.standardization, step)
         if source is None:
-            run = Run(built, params, description.standardization, step)
-            written = _score_examples(given, eval_key, run, step, out)
+            written = _score_examples(given, eval_key, run, out)
         elif given.against is not None:
-            ours = comparison.Trained(given.workdir, built, params, description.standardization, step)
-            written = _compare(given, eval_key, ours, source, num_examples, out)
+            written = _compare(given, eval_key, run, source, num_examples, out)
         else:
-            sections, written = evaluate(given, eval_key, built, params, source, num_examples, step, out)
+            sections, written = evaluate(given, eval_key, run, source, num_examples, out)
             if given.parzen:
                 parzen = images.parzen_report(parzen_key, built, params, source, given.parzen_samples)
                 print(images.parzen_table(parzen))
@@ -144,25 +142,23 @@ def _check_flags(given: FlagValues, cold: bool) -> None:
             raise UserError(f"--{name}: a cold chain has no likelihood")
 
 
-def _score_examples(given: FlagValues, key: Array, run: Run, step: int, out: Path) -> list[str]:
+def _score_examples(given: FlagValues, key: Array, run: Run, out: Path) -> list[str]:
     """Score the user's own examples, and return the names of the files written."""
     x = example_scores.read(given.examples, run)
     scores = example_scores.score(key, run, x, given.ais_k or 0)
     print(example_scores.table(scores))
-    return example_scores.write(scores, step, out)
+    return example_scores.write(scores, run.step, out)
 
 
-def _compare(
-    given: FlagValues, key: Array, first: comparison.Trained, source: Source, num_examples: int, out: Path
-) -> list[str]:
+def _compare(given: FlagValues, key: Array, run: Run, source: Source, num_examples: int, out: Path) -> list[str]:
     """Evaluate K beside that of another workdir, and return the names of the files written."""
     where = storage.folder(given.against)
     described = workdir.read(where)
     workdir.check_source(described, source, where)
     built = build.experiment(described.config, described.shape)
     step, params = loop.load_params(built, where)
-    second = comparison.Trained(str(where), built, params, described.standardization, step)
-    result = comparison.compare(key, first, second, source, num_examples)
+    other = Run(built, params, described.standardization, step)
+    result = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)
     print(comparison.table(result))
     storage.write_json(out / "comparison.json", result.summary())
     picture = plots.comparison(result.first_bits, result.second_bits, result.names, result.unit)
@@ -170,34 +166,17 @@ def _compare(
     return ["comparison.json", "comparison.png"]
 
 
-def _of_restoration(
-    given: FlagValues,
-    key: Array,
-    built: Experiment,
-    params: Params,
-    source: Source,
-    num_examples: int,
-    step: int,
-    where: Path,
-) -> Outcome:
+def _of_restoration(given: FlagValues, key: Array, run: Run, source: Source, num_examples: int, where: Path) -> Outcome:
     """Evaluate how well a cold model restores."""
-    result = restoration_report.evaluate(key, built, params, source, num_examples, step)
+    result = restoration_report.evaluate(key, run.experiment, run.params, source, num_examples, run.step)
     print(restoration_report.table(result))
     plots.save(plots.restoration(result.t, result.degraded, result.restored), where / "evaluation.png")
     return result._asdict(), ["evaluation.png"]
 
 
-def _of_likelihood(
-    given: FlagValues,
-    key: Array,
-    built: Experiment,
-    params: Params,
-    source: Source,
-    num_examples: int,
-    step: int,
-    where: Path,
-) -> Outcome:
+def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_examples: int, where: Path) -> Outcome:
     """Evaluate K and its gap to the likelihood, of the whole chain and of shorter ones."""
+    built, params, step = run.experiment, run.params, run.step
     if given.respacing:
         experiment.check_denoiser(built, params, "--respacing")
     bound_key, ais_key, respacing_key = jax.random.split(key, 3)

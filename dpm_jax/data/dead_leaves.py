@@ -32,6 +32,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.numerics import refuse
+
 __all__ = ["mean_and_std", "sample"]
 
 # Leaves laid in one pass over the images; more would be laid in vain at the end.
@@ -107,9 +109,7 @@ def sample(key: Array, num: int, *, size: int, channels: int = 1, r_min: float, 
     Raises:
       ValueError: unless num, size and channels are at least 1 and 0 < r_min < r_max < infinity.
     """
-    for name, value in (("num", num), ("size", size), ("channels", channels)):
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
+    refuse.at_least_one(num=num, size=size, channels=channels)
     if not 0 < r_min < math.inf:
         raise ValueError(f"r_min: must be positive and finite, in pixels, got {r_min}")
     if not r_min < r_max < math.inf:

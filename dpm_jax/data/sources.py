@@ -145,7 +145,6 @@ def dead_leaves_source(size: int = 32, channels: int = 1, r_min: float = 2.0, r_
     Raises:
       ValueError: if a size is less than 1, `r_min` is less than 0.5, or as `dead_leaves.sample`.
     """
-    refuse.within("[1, inf)", size=size, channels=channels)
     refuse.within("[0.5, inf)", r_min=r_min)
     standardization = _standard_dead_leaves()
     draw = partial(dead_leaves.sample, size=size, channels=channels, r_min=r_min, r_max=r_max)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,6 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from dpm_jax.data.image_set import Collection, ImageSet, Labelled, check_shapes, collect
+from dpm_jax.numerics import refuse
 
 __all__ = ["Download", "load", "load_labelled"]
 
@@ -147,8 +147,7 @@ def _open_split(
     except _NotPreparedError:
         raise
     except tfds.core.registered.DatasetNotFoundError:
-        close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = refuse.nearest(name, tfds.list_builders(with_community_datasets=False))
         raise ValueError(f"TFDS has no dataset {name!r}{hint}") from None
     except ImportError as error:
         raise ValueError(

@@ -9,31 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax.data import Source, Standardization
+from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
-from dpm_jax.training.experiment import Experiment, Params
+from dpm_jax.run import Run
 from dpm_jax.units import bits, num_parts
 
-__all__ = ["Comparison", "Trained", "compare", "table"]
-
-
-class Trained(NamedTuple):
-    """A trained model.
-
-    Attributes:
-      name: for tables.
-      experiment: what was trained.
-      params: its parameters.
-      standardization: of its data.
-      step: of the checkpoint.
-    """
-
-    name: str
-    experiment: Experiment
-    params: Params
-    standardization: Standardization
-    step: int
+__all__ = ["Comparison", "compare", "table"]
 
 
 class Comparison(NamedTuple):
@@ -68,28 +50,28 @@ class Comparison(NamedTuple):
         return {name: value for name, value in self._asdict().items() if not isinstance(value, np.ndarray)}
 
 
-def compare(key: Array, first: Trained, second: Trained, source: Source, num_examples: int) -> Comparison:
+def compare(key: Array, runs: tuple[Run, Run], names: tuple[str, str], source: Source, num_examples: int) -> Comparison:
     """Compare K of two models on held-out examples of their data.
 
     Args:
       key: PRNG key of the examples and of the noise.
-      first: a model of the source.
-      second: another.
+      runs: two models of the source.
+      names: of the two, for tables.
       source: the data of both.
       num_examples: at least 2; at most what the source holds back is used.
 
     Raises:
       UserError: if one of them is a cold model; as `report.check_examples`; or if a K is not finite.
     """
-    for trained in (first, second):
-        if trained.experiment.is_cold:
-            raise UserError(f"--against: {trained.name} is a cold chain, which has no likelihood")
+    for run, name in zip(runs, names, strict=True):
+        if run.experiment.is_cold:
+            raise UserError(f"--against: {name} is a cold chain, which has no likelihood")
     data_key, noise_key = jax.random.split(key)
     x_0 = source.held_out(data_key, check_examples(source, num_examples))
-    k = [_bound(noise_key, trained, source, x_0) for trained in (first, second)]
+    k = [_bound(noise_key, run, name, source, x_0) for run, name in zip(runs, names, strict=True)]
     return Comparison(
-        names=(first.name, second.name),
-        steps=(first.step, second.step),
+        names=names,
+        steps=(runs[0].step, runs[1].step),
         bound_bits=(float(k[0].mean()), float(k[1].mean())),
         bound_stderr_bits=(stderr(k[0]), stderr(k[1])),
         difference_bits=float((k[0] - k[1]).mean()),
@@ -101,17 +83,17 @@ def compare(key: Array, first: Trained, second: Trained, source: Source, num_exa
     )
 
 
-def _bound(key: Array, trained: Trained, source: Source, x_0: Array) -> np.ndarray:
-    """K of each example in bits of the source's unit, [N], as a density in the source's units of x."""
-    built, ours, theirs = trained.experiment, trained.standardization, source.standardization
+def _bound(key: Array, run: Run, name: str, source: Source, x_0: Array) -> np.ndarray:
+    """Return K of each example in bits of the source's unit, [N], as a density in the source's units of x."""
+    built, ours, theirs = run.experiment, run.standardization, source.standardization
     # The two agree but for rounding, see `workdir.check_source`; what is left of it is taken into account.
     raw = np.asarray(x_0, np.float64) * theirs.scale + theirs.mean
     own = jnp.asarray((raw - ours.mean) / ours.scale, jnp.float32)
-    found, _ = in_chunks(key, built, built.model, trained.params, own, built.edge)
+    found, _ = in_chunks(key, built, built.model, run.params, own, built.edge)
     k = np.asarray(found.k, np.float64)
     k += float(np.broadcast_to(np.log(theirs.scale / ours.scale), built.shape).sum())
     if lost := int(np.count_nonzero(~np.isfinite(k))):
-        raise UserError(f"K of {lost} of {len(k)} held-out examples is not finite with {trained.name}")
+        raise UserError(f"K of {lost} of {len(k)} held-out examples is not finite with {name}")
     return np.asarray(bits(k) / num_parts(source.shape))
 
 

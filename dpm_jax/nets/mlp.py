@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.nets.shapes import check_vector
+from dpm_jax.nets.shapes import OfVectors
 from dpm_jax.nets.time import PerTimestepReadout
 from dpm_jax.numerics import refuse
 from dpm_jax.schedules import bump_basis
@@ -16,7 +16,7 @@ from dpm_jax.schedules import bump_basis
 __all__ = ["SigmoidMLP", "TimeMLP"]
 
 
-class TimeMLP(nn.Module):
+class TimeMLP(OfVectors, nn.Module):
     """SiLU layers, each scaled and shifted by time (FiLM), on Fourier features of the input.
 
     Called with x_t [B, d] and t int32 [B]; returns [B, num_outputs], zero at initialisation.
@@ -43,11 +43,6 @@ class TimeMLP(nn.Module):
         refuse.within("[0, inf)", num_frequencies=self.num_frequencies, frequency_scale=self.frequency_scale)
         super().__post_init__()
 
-    @nn.nowrap
-    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
-        """See that examples of this shape can be given to it."""
-        check_vector(shape)
-
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
         bumps = bump_basis(self.clock(t), self.num_bumps)
@@ -65,7 +60,7 @@ class TimeMLP(nn.Module):
         return nn.Dense(self.num_outputs, kernel_init=nn.initializers.zeros)(h)
 
 
-class SigmoidMLP(nn.Module):
+class SigmoidMLP(OfVectors, nn.Module):
     """The paper's net for the binary heartbeat: sigmoid layers, a readout for each t (appendix D.1.2).
 
     Called with x_t [B, d] and t int32 [B] in 1..T; returns [B, num_outputs], zero at initialisation.
@@ -83,11 +78,6 @@ class SigmoidMLP(nn.Module):
     def __post_init__(self) -> None:
         refuse.widths("features", self.features)
         super().__post_init__()
-
-    @nn.nowrap
-    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
-        """See that examples of this shape can be given to it."""
-        check_vector(shape)
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

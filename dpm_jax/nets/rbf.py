@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.nets.shapes import check_vector
+from dpm_jax.nets.shapes import OfVectors
 from dpm_jax.nets.time import PerTimestepReadout
 from dpm_jax.numerics import refuse
 
 __all__ = ["RBF"]
 
 
-class RBF(nn.Module):
+class RBF(OfVectors, nn.Module):
     """A normalised radial basis function network with a readout for each t.
 
     Called with x_t [B, d] and t int32 [B] in 1..T; returns [B, num_outputs], zero at initialisation.
@@ -32,11 +32,6 @@ class RBF(nn.Module):
     def __post_init__(self) -> None:
         refuse.within("[1, inf)", units=self.units)
         super().__post_init__()
-
-    @nn.nowrap
-    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
-        """See that examples of this shape can be given to it."""
-        check_vector(shape)
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:

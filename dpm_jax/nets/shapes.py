@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["check_divisible", "check_image", "check_vector"]
+import flax.linen as nn
+
+__all__ = ["OfVectors", "check_divisible", "check_image"]
 
 
-def check_vector(shape: tuple[int, ...]) -> None:
-    """Refuse anything but vectors.
+class OfVectors:
+    """Base of networks that take vectors alone."""
 
-    Raises:
-      ValueError: if an example of this shape is none.
-    """
-    if len(shape) != 1:
-        raise ValueError("does not take images; use multiscale or unet")
+    @nn.nowrap
+    def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
+        """Refuse anything but vectors.
+
+        Raises:
+          ValueError: if an example of this shape is none.
+        """
+        if len(shape) != 1:
+            raise ValueError("does not take images; use multiscale or unet")
 
 
 def check_image(shape: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["nearest", "one_of", "widths", "within"]
+__all__ = ["at_least_one", "nearest", "one_of", "widths", "within"]
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -24,6 +24,17 @@ def one_of(name: str, value: object, names: Iterable[str]) -> None:
     known = list(names)
     if value not in known:
         raise ValueError(f"{name}: must be one of {', '.join(known)}, got {value!r}{nearest(value, known)}")
+
+
+def at_least_one(**values: float) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+      ValueError: naming the first that is.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1, got {value}")
 
 
 def within(intervals: str, **values: float) -> None:

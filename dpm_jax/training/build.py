@@ -46,7 +46,10 @@ _MOST_AMPLIFIED = 100.0
 # One example in this number goes through the terms of K without a gradient, which only the loss's value needs.
 _FEW = 16
 
-_OBJECTIVES = {name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")}
+_OBJECTIVES = {
+    "bound": "dpm_jax.bound:estimate",
+    **{name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")},
+}
 _TIME_SAMPLERS = {name: f"dpm_jax.timesteps:{name}" for name in ("low_discrepancy", "antithetic", "uniform")}
 
 
@@ -284,12 +287,14 @@ def _loss(
     """Return the memory that training begins with, and the loss."""
     edge = config.edge
     objective = _objective(config, train)
+    options = parts.options("config.train.options", train.options)
     if train.time_sampler == "importance":
 
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
             dropout_key, noise_key = jax.random.split(key)
-            found = _estimate(config, noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler)
+            how = {"edge": edge, "time_sampler": sampler, **options}
+            found = _estimate(config, noise_key, model(params, dropout_key), x_0, **how)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -322,9 +327,11 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
         raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
     if name == "restoration":
         raise UserError(f"{field}: 'restoration' and kernel 'cold' go together, got kernel '{config.kernel}'")
+    options = parts.options("config.train.options", train.options)
+    part = Part(name, parts.find(field, name, _OBJECTIVES), options, "config.train.options")
+    part.check("key", "model", "x_0", "edge", "time_sampler", *(("fixed",) if name == "bound" else ()))
     if name == "bound":
-        parts.call(_no_options, parts.options("config.train.options", train.options), "config.train.options")
-        return lambda key, model, x_0, **how: -_estimate(config, key, model, x_0, **how).mean
+        return lambda key, model, x_0, **how: -_estimate(config, key, model, x_0, **how, **part.arguments).mean
     if name in ("simple", "hybrid"):
         if config.kernel == "binomial":
             raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
@@ -342,13 +349,6 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
         raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
     if train.emphasis or sampler == "importance":
         raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
-    function = parts.find(field, name, _OBJECTIVES | {"bound": "dpm_jax.bound:estimate"})
-    part = Part(name, function, parts.options("config.train.options", train.options), "config.train.options")
-    part.check("key", "model", "x_0", "edge", "time_sampler")
     return lambda key, model, x_0, **how: part.function(
         key, model, x_0, **{k: v for k, v in how.items() if part.takes(k)}, **part.arguments
     )
-
-
-def _no_options() -> None:
-    """Take no arguments, as the bound."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def _check(config: ConfigDict, shape: tuple[int, ...], train: Train) -> None:
             )
         if len(shape) != 3:
             raise ValueError(f"kernel: 'cold' degrades images, and the data are of shape {shape}")
-        refuse.one_of("cold.rule", config.cold.rule, ("improved", "naive"))
-        refuse.one_of("cold.norm", config.cold.norm, ("l1", "l2"))
+        refuse.one_of("cold.rule", config.cold.rule, get_args(cold_lib.Rule))
+        refuse.one_of("cold.norm", config.cold.norm, get_args(cold_lib.Norm))
     except ValueError as error:
         raise UserError(f"config.{error}") from None
