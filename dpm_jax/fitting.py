@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
 from dpm_jax.run import Run, load, quiet
-from dpm_jax.training import build, defaults, loop, mesh, storage
+from dpm_jax.training import build, defaults, loop, mesh, storage, warm_start
 from dpm_jax.training import workdir as workdir_lib
 
 __all__ = ["fit"]
@@ -26,6 +26,7 @@ def fit(
     config: str | Path | ConfigDict | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    init_from: str | Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Run:
     """Train a model on an array, and return it as `load` does.
@@ -42,6 +43,7 @@ def fit(
         `data` is pointed to the array. By default what suits shape and type of the array, see `training.defaults`.
       steps: of the optimizer; the config's if None.
       seed: of parameters, batches and noise; the config's if None.
+      init_from: workdir of another run, from whose averaged parameters a new run starts.
       report: called with lines of progress.
 
     Raises:
@@ -65,8 +67,11 @@ def fit(
         _write_data(where, data)
         source = build.source(settings, str(where), report=report)
         built = build.experiment(settings, source.shape)
+        initial = None
+        if init_from is not None and loop.newest_step(where) is None:
+            _, initial = warm_start.params_from(storage.folder(str(init_from)), built)
         workdir_lib.claim(where, settings, source)
-        result = loop.train(built, source, where, report=report)
+        result = loop.train(built, source, where, report=report, initial=initial)
         if result.stopped:
             report(f"stopped at step {result.step} of {settings.train.steps}; the same call resumes from there")
     return load(where)

@@ -65,7 +65,7 @@ def main() -> None:
     if jax.process_index() == 0:
         lines = metrics.read(arguments.out / "metrics.jsonl")
         told = {
-            "losses": [line["loss_bits"] for line in lines],
+            "losses": [line["training_bits"] for line in lines],
             "bound": bound.bound_bits,
             "placed": sorted(placed),
             "devices": jax.device_count(),

@@ -44,7 +44,7 @@ def test_training_writes_a_report_of_restoration(workdir):
     assert all((workdir / name).exists() for name in ("figure.png", "evaluation.png"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert "loss" in lines[0]
-    assert not any("loss_bits" in line or "bound_bits" in line for line in lines)
+    assert not any("training_bits" in line or "bound_bits" in line for line in lines)
 
 
 def test_it_is_evaluated_resumed_and_sampled(workdir):

@@ -58,10 +58,10 @@ def test_training_writes_all_that_it_promises(trained):
         assert (workdir / name).stat().st_size > 0, name
     assert list((workdir / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if "loss_bits" in line]
+    steps = [line["step"] for line in lines if "training_bits" in line]
     assert steps == sorted(set(steps))
     assert steps[-1] == last
-    assert {"loss_bits", "grad_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
+    assert {"training_bits", "grad_norm", "learning_rate", "steps_per_second"} <= lines[0].keys()
     assert json.loads((workdir / "config.json").read_text())["num_timesteps"] == 20
 
 

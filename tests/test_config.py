@@ -33,6 +33,15 @@ SHIPPED = {
     "bark": (32, 32, 1),
     "bark_paper": (32, 32, 1),
 }
+# Of data that a user brings.
+OWN = {"folder": (32, 32, 3), "points": (2,)}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_configs_of_own_data_build(name):
+    module = importlib.import_module(f"dpm_jax.configs.{name}")
+    build.experiment(module.get_config(), OWN[name])
+    assert "--data_dir" in module.__doc__
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -47,7 +56,7 @@ def test_shipped_configs_build(name):
 
 
 def test_every_config_is_tested():
-    assert set(config_file.names()) == set(SHIPPED)
+    assert set(config_file.names()) == {*SHIPPED, *OWN}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Images: exact round trips, crops, folders, arrays, TFDS, and every way in which files are not fit."""
 
+import importlib
 import struct
 import zlib
 
@@ -254,13 +255,53 @@ def test_folders_that_are_not_fit_are_refused_in_one_line(photographs, tmp_path)
     Image.fromarray(pixels(30, 30)).save(photographs / "big.png")
     refused("20x24 and big.png 30x30; set config.data.crop", **{"data.crop": 0})
     assert open_folder(photographs).shape == (8, 8, 1)
-    Image.fromarray(pixels(20, 24, 3)).save(photographs / "colour.png")
-    refused("0.png has 1 channels and colour.png has 3")
     (tmp_path / "16").mkdir()
     Image.fromarray(RNG.integers(0, 60000, (20, 24)).astype(np.uint16)).save(tmp_path / "16" / "x.png")
     refused("8 bits a channel are needed", tmp_path / "16")
     with pytest.raises(UserError, match=r"config\.data\.folder\.path"):
         open_folder("")
+
+
+def test_grey_images_among_colours_are_taken_as_colours(photographs, capsys):
+    Image.fromarray(pixels(20, 24, 3)).save(photographs / "colour.png")
+    source = open_folder(photographs)
+    assert source.shape == (8, 8, 3)
+    assert "3 of them are grey, and taken as colours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("shapes", "side"),
+    [
+        ([(28, 28)] * 20, None),
+        ([(64, 32)] * 20, None),
+        ([(30, 28)] * 2, 28),
+        ([(28, 28), (32, 32)], 28),
+        ([(480, 640), (500, 700)], 32),
+        ([(128, 128)] * 2, 32),
+        ([(100, 200)], 32),
+        ([(28, 28)], 12),
+        ([(6, 5), (5, 6)], 4),
+    ],
+)
+def test_examples_of_a_folder_are_chosen_from_its_images(shapes, side, tmp_path):
+    assert image_set.choose_crop([(*shape, 3) for shape in shapes]) == side
+    for i, shape in enumerate(shapes):
+        Image.fromarray(pixels(*shape)).save(tmp_path / f"{i}.png")
+    config = importlib.import_module("dpm_jax.configs.folder").get_config()
+    source = build.source(config, str(tmp_path))
+    assert source.shape == (*(shapes[0] if side is None else (side, side)), 1)
+    # The network of the config divides any of them.
+    build.experiment(config, source.shape)
+
+
+def test_images_too_small_to_be_cut_are_refused(tmp_path):
+    Image.fromarray(pixels(7, 30)).save(tmp_path / "x.png")
+    config = importlib.import_module("dpm_jax.configs.folder").get_config()
+    with pytest.raises(UserError, match=r"images of at least 4 x 4 pixels are needed, one alone twice as high"):
+        build.source(config, str(tmp_path))
+    config.data.name = "tfds"
+    with pytest.raises(UserError, match=r"config\.data\.tfds.*crop: must lie in \[0, inf\), got -1"):
+        build.source(config, str(tmp_path))
 
 
 def write_png_of_16_bits(path, colour_type, channels):

@@ -32,7 +32,7 @@ def test_the_example_runs_and_reaches_the_limit_it_states(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)  # It trains into runs.
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     blocks = [block for block in blocks if not block.startswith("# my_parts.py")]
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     code = "\n".join(blocks)
     names = {}
     exec(code, names)
@@ -44,6 +44,16 @@ def test_the_example_runs_and_reaches_the_limit_it_states(tmp_path, monkeypatch)
     assert abs(log_p.value.mean() + entropy) < 0.3
     assert abs(names["kg"].mean() - 74) < 1.5
     assert abs(names["kg"].std() - 8) < 1.5
+    limit = -np.log2(2 * np.pi * np.e * 0.01) - 1
+    assert f"{limit:.3f}" in code
+    k = names["k_net"]
+    assert limit - 0.3 < k.mean / np.log(2) < limit + 4 * k.stderr / np.log(2) < limit + 0.15
+    assert 400 < (names["drawn"] > 0).all(axis=1).sum() < 600
+    p = 1 / (1 + np.exp([-2.0, 1.0, 0.0]))
+    limit = (p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum()
+    assert f"{limit:.3f}" in code
+    k = names["found"]
+    assert abs(k.mean / np.log(2) - limit) < 4 * k.stderr / np.log(2) < 0.1
     limit = -np.log2(2 * np.pi * np.e * 0.25)
     assert f"{limit:.3f}" in code
     k = names["k"]

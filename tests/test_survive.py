@@ -71,7 +71,9 @@ def params_of(where):
 
 
 def losses(where):
-    return {line["step"]: line["loss_bits"] for line in metrics.read(where / "metrics.jsonl") if "loss_bits" in line}
+    return {
+        line["step"]: line["training_bits"] for line in metrics.read(where / "metrics.jsonl") if "training_bits" in line
+    }
 
 
 @pytest.fixture(scope="module")

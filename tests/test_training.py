@@ -2,6 +2,7 @@
 
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
-from dpm_jax.training import build, feed, loop, step
+from dpm_jax.training import build, feed, loop, step, warm_start, workdir
 from dpm_jax.training import checkpoints as checkpoints_lib
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.checkpoints import Checkpoints
@@ -172,6 +173,43 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     assert [line["step"] for line in read(tmp_path / "cut" / "metrics.jsonl")] == [60]
 
 
+def test_another_batch_size_resumes_from_the_same_state(tmp_path):
+    built, source = small(train__steps=20, train__checkpoint_every=20)
+    loop.train(built, source, tmp_path)
+    workdir.claim(tmp_path, built.config, source)
+    larger, source = small(train__steps=21, train__batch_size=128, train__accumulate=2)
+    workdir.claim(tmp_path, larger.config, source)
+    found = loop.train(larger, source, tmp_path)
+    before = run_steps_of(built, source)(step.init(built), 20)[0]
+    expected = run_steps_of(larger, source)(before, 1)[0]
+    same(found.params, step.averaged_params(larger, expected))
+    assert workdir.read(tmp_path).config.train.batch_size == 128
+
+
+def test_a_new_run_starts_from_the_parameters_of_another(tmp_path):
+    built, source = small(train__steps=20)
+    first, second = tmp_path / "first", tmp_path / "second"
+    workdir.claim(first, built.config, source)
+    trained = loop.train(built, source, first).params
+    longer, _ = small(train__steps=1, num_timesteps=13, optimizer__learning_rate=1e-12)
+    number, initial = warm_start.params_from(first, longer)
+    assert number == 20
+    # A schedule that only one of them learns starts at its base.
+    assert set(warm_start.params_from(first, small(schedule__learned=True)[0])[1]) == {"network"}
+    found = loop.train(longer, source, second, initial=initial).params
+    chex.assert_trees_all_close(found["network"], trained["network"], rtol=1e-4)
+    # From then on a checkpoint of its own is what counts.
+    again = loop.train(longer, source, second, initial=jax.tree.map(jnp.zeros_like, initial)).params
+    same(again, found)
+    wider, _ = small(network__time_mlp__features=(17,))
+    with pytest.raises(
+        UserError, match=r"--init_from: .*Dense_0/bias has shape \(16,\), and this network's has \(17,\)"
+    ):
+        warm_start.params_from(first, wider)
+    with pytest.raises(UserError, match="not a workdir"):
+        warm_start.params_from(tmp_path / "none", longer)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     built, source = small()
     first = loop.train(built, source, tmp_path)
@@ -273,7 +311,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     assert found.step == 40
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [2, 1]
-    assert all(np.isfinite(line["loss_bits"]) for line in lines)
+    assert all(np.isfinite(line["training_bits"]) for line in lines)
     # What a step that is skipped leaves behind is the state before it.
     data = feed.open_feed(poisoned, 0, 64, 0, 10)
     run = step.make_run_steps(built, data.draw)
@@ -431,11 +469,11 @@ def test_what_cannot_be_read_just_now_is_tried_again_and_is_no_damage(tmp_path, 
 def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
     with MetricsWriter(tmp_path, 0) as metrics:
         for s in (10, 20, 30):
-            metrics.scalars(s, {"loss_bits": float(s)})
+            metrics.scalars(s, {"training_bits": float(s)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')
     with MetricsWriter(tmp_path, 20) as metrics:
-        metrics.scalars(25, {"loss_bits": 1.0})
+        metrics.scalars(25, {"training_bits": 1.0})
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [10, 20, 25]
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
 from dpm_jax.evaluation import figures, plots, report, restoration_report
-from dpm_jax.training import build, cost, loop, parts, storage, workdir
+from dpm_jax.training import build, cost, loop, parts, storage, warm_start, workdir
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import profile as trace
 from dpm_jax.training.experiment import Experiment, Params
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _define(flag: cli.Definitions) -> None:
     flag.config("swiss_roll")
     flag.string("workdir", None, "Folder that everything is written into (runs/NAME for --config=NAME).")
+    flag.string("init_from", None, "Workdir of another run, from whose averaged parameters a new run starts (none).")
     flag.string("profile_steps", None, "FIRST:LAST, steps to trace into WORKDIR/profile, for TensorBoard (none).")
     flag.boolean("dry_run", False, "Whether to compile, print the cost of a step, and train nothing.")
     flag.boolean("debug_nans", False, "Whether to stop at the operation that makes the first NaN, and name it.")
@@ -65,6 +66,11 @@ def _train(given: FlagValues) -> None:
             print(cost.table(loop.dry_run(built, source), config.train.batch_size))
             return
 
+        newest, initial = loop.newest_step(where) or 0, None
+        if given.init_from is not None and not newest:
+            other, initial = warm_start.params_from(storage.folder(given.init_from), built)
+            print(f"starting from the parameters of step {other} of {given.init_from}")
+
         def take() -> None:
             context.enter_context(workdir.alone(where))
             workdir.claim(where, config, source)
@@ -72,11 +78,10 @@ def _train(given: FlagValues) -> None:
         decided_by_first(take)
         print(f"{name}: writing to {where}")
         print(summary(built))
-        newest = loop.newest_step(where) or 0
         if newest >= config.train.steps and decided_by_first(lambda: workdir.evaluated(where) == newest):
             print(f"step {newest} is trained and evaluated already; evaluate.py evaluates it in other ways")
             return
-        step, params, stopped = loop.train(built, source, where, profile=profile)
+        step, params, stopped = loop.train(built, source, where, profile=profile, initial=initial)
         if stopped:
             print(f"stopped: saved step {step} of {config.train.steps}; the same command resumes from it")
             return

@@ -15,6 +15,7 @@ __all__ = [
     "Labelled",
     "apart",
     "check_shapes",
+    "choose_crop",
     "collect",
     "crops",
     "moments",
@@ -28,6 +29,9 @@ Collection = np.ndarray | Sequence[np.ndarray]
 
 # Images that mean and variance are computed from, where looking at one may mean decoding it.
 _FOR_MOMENTS = 10_000
+# Where nobody chooses: small images are examples whole, of others squares are. Networks of up to three scales divide
+# their sides.
+_WHOLE, _SQUARE, _MULTIPLE = 64, 32, 4
 # A single image gives at most this fraction of its rows, 1 / N, to the comparison of checkpoints.
 _SPARED = 4
 
@@ -97,6 +101,27 @@ def check_shapes(shapes: Sequence[tuple[str, tuple[int, ...]]], crop: int | None
             )
         if crop is not None and min(shape[:2]) < crop:
             raise ValueError(f"{other} is {shape[0]}x{shape[1]}, smaller than config.data.crop={crop}")
+
+
+def choose_crop(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """Return the side of the crops that suits images, a multiple of 4 up to 32; None where they are examples whole.
+
+    They are where they have one size of at most 64 x 64 that 4 divides.
+
+    Args:
+      shapes: (H, W, C) of each image; of a single one, half of the rows are left for evaluation.
+
+    Raises:
+      ValueError: if they are too small.
+    """
+    sides = np.array([shape[:2] for shape in shapes])
+    if len(sides) > 1 and (sides == sides[0]).all() and sides.max() <= _WHOLE and not (sides % _MULTIPLE).any():
+        return None
+    smallest = sides.min() if len(sides) > 1 else min(sides[0, 0] // 2, sides[0, 1])
+    side = min(_SQUARE, int(smallest)) // _MULTIPLE * _MULTIPLE
+    if not side:
+        raise ValueError(f"images of at least {_MULTIPLE} x {_MULTIPLE} pixels are needed, one alone twice as high")
+    return side
 
 
 def split(images: Sequence[np.ndarray], fraction: float, crop: int | None) -> ImageSet:

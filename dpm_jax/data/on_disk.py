@@ -46,6 +46,8 @@ def tfds_source(
     Raises:
       ValueError: as `tfds.load`.
     """
+    if crop is not None:
+        refuse.within("[0, inf)", crop=crop)
     where = None if data_dir is None else Path(data_dir)
     images = tfds.load(dataset, feature, train_split, held_out_split, where, crop, in_memory, download, report)
     return sources.image_source(images, validation)
@@ -68,7 +70,7 @@ def folder_source(
       held_out: share of the images that is evaluated on; of a single one, of its rows.
       on_error: "skip" leaves out what cannot be read.
       data_dir: what the path is relative to.
-      crop: side of the random squares that are the examples; None for whole images.
+      crop: side of the random squares that are the examples; None for whole images, -1 for what suits the images.
       validation: share of the other images that checkpoints are compared on, and that is not trained on.
       report: called with a line about how many were read.
 
@@ -81,8 +83,21 @@ def folder_source(
         raise ValueError("path: data 'folder' needs the path of a folder of images, or of one image; or --data_dir")
     hint = "; --config.data.folder.on_error=skip leaves it out"
     named = folder.load(Path(data_dir or ".") / path, on_error, hint, lambda line: report(f"data: {line}"))
+    if grey := sum(image.shape[-1] == 1 for _, image in named) % len(named):
+        report(f"data: {grey} of them are grey, and taken as colours")
+        named = [(name, np.broadcast_to(image, (*image.shape[:2], 3))) for name, image in named]
+    crop = _crop([image.shape for _, image in named], crop, report)
     image_set.check_shapes([(name, image.shape) for name, image in named], crop)
     return sources.image_source(image_set.split([image for _, image in named], held_out, crop), validation)
+
+
+def _crop(shapes: list[tuple[int, ...]], crop: int | None, report: Callable[[str], None]) -> int | None:
+    """Return the side of the crops; where it is -1, the one that suits the images, and report it."""
+    if crop != -1:
+        return crop
+    crop = image_set.choose_crop(shapes)
+    report(f"data: examples are {'whole images' if crop is None else f'squares of {crop} x {crop}'}")
+    return crop
 
 
 def file_source(
@@ -100,21 +115,21 @@ def file_source(
     """Read vectors or images of a .npy or .npz, or vectors of a .csv; the path is relative to --data_dir.
 
     Args:
-      path: of the file.
+      path: of the file; empty for the file that `data_dir` is.
       held_out: share of the rows, or images, that is evaluated on.
       constant_columns: "leave_out": the model does not see them, and they are put back into samples.
       integers: "dequantize" columns, or float images, of nothing but integers; or take them as "real" numbers.
       data_dir: what the path is relative to.
       binary: whether bits are wanted.
-      crop: side of the random squares that are the examples; None for whole images.
+      crop: side of the random squares that are the examples; None for whole images, -1 for what suits the images.
       validation: share of the other rows that checkpoints are compared on, and that is not trained on.
       report: called with a line about how much was read.
 
     Raises:
       ValueError: if there is no path, as `arrays.load`, or as `array_source`.
     """
-    if not path:
-        raise ValueError("path: data 'file' needs the path of a .npy, .npz or .csv")
+    if not path and data_dir is None:
+        raise ValueError("path: data 'file' needs the path of a .npy, .npz or .csv; or --data_dir")
     where = Path(data_dir or ".") / path
     return array_source(
         arrays.load(where),
@@ -165,6 +180,7 @@ def array_source(
         names = "images", "pixels"
         if binary:
             raise ValueError(f"{name} holds images; kernel 'binomial' takes bits, [N, d]")
+        crop = _crop([data.shape[1:]] * len(data), crop, report)
         image_set.check_shapes([(Path(name).name, data.shape[1:])], crop)
     elif crop is not None:
         raise ValueError(f"{name} holds vectors, which are not cut; leave config.data.crop 0")

@@ -130,7 +130,7 @@ def source(
     data, binary = config.data, config.kernel == "binomial"
     try:
         refuse.within("[0, 1)", validation=data.validation)
-        refuse.within("[0, inf)", crop=data.crop)
+        refuse.within("[-1, inf)", crop=data.crop)
     except ValueError as error:
         raise UserError(f"config.data.{error}") from None
     part = parts.part(data, "config.data", parts.SHORT_NAMES["data"])

@@ -23,10 +23,13 @@ from dpm_jax.training.settings import Evaluate, Train
 
 __all__ = ["check", "default", "differences", "load", "nearest_field", "save"]
 
-# Fields that may differ between a run and its resumption: how long, how often things are written, where and how things
-# are computed. So may those of a choice that is not the one that is named, as `network.unet` of an MLP.
+# Fields that may differ between a run and its resumption: how long, on how many examples a step, how often things are
+# written, where and how things are computed. So may those of a choice that is not the one that is named, as
+# `network.unet` of an MLP.
 RESUMABLE = {
     "train.steps",
+    "train.batch_size",
+    "train.accumulate",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_every",
@@ -57,7 +60,8 @@ def default() -> ConfigDict:
             "data": {
                 **_sections("data"),
                 "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
-                "crop": 0,  # side of the random squares that tfds, folder and file images are cut into; 0: whole images
+                # Side of the random squares that images are cut into; 0: whole images; -1: what suits a folder or file.
+                "crop": 0,
             },
             "schedule": {
                 **_sections("schedule", geometric={"beta_1": 3e-7}),

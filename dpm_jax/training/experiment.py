@@ -131,7 +131,7 @@ class Experiment(NamedTuple):
 
     @property
     def loss_is_bound(self) -> bool:
-        """Whether the loss is in nats, and comes to -K."""
+        """Whether the loss is in nats, and comes to -K, or its terms' weighted sum."""
         return self.train.objective == "bound"
 
 

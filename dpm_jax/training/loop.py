@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from tqdm import tqdm
 
 from dpm_jax.data.sources import Source
@@ -68,6 +69,7 @@ def train(
     workdir: Path,
     report: Callable[[str], None] = print,
     profile: tuple[int, int] | None = None,
+    initial: Params | None = None,
 ) -> Result:
     """Train to `config.train.steps`, going on from the newest good checkpoint of `workdir`, if there is one.
 
@@ -80,6 +82,7 @@ def train(
       workdir: see `workdir.claim`.
       report: called with lines of progress.
       profile: first and last of the steps that are traced, see `profile`; None for no trace.
+      initial: parameters that a new run starts from, see `warm_start`; not used where there is a checkpoint.
 
     Raises:
       UserError: if the checkpoints can't be read or written, or `train.max_skipped` losses in a row are not finite
@@ -89,7 +92,9 @@ def train(
     settings = experiment.train
     with Checkpoints(workdir, keep_every=settings.keep_every, report=report) as checkpoints:
         if decided_by_first(checkpoints.latest) is None:
-            state = jax.jit(lambda: mesh.shard(step_lib.init(experiment)))()
+            # A copy, for the state is donated.
+            start = jax.jit(lambda params: mesh.shard(step_lib.init(experiment, jax.tree.map(jnp.array, params))))
+            state = start(initial)
         else:
             state = checkpoints.restore(_abstract_state(experiment))
             report(f"going on from step {int(state.step)} in {workdir}")
@@ -120,7 +125,7 @@ def train(
             _interrupted(checkpoints),
         ):
             shown.set_postfix_str("compiling")
-            log = _Log(experiment, checkpoints, metrics, shown, _best_rate(experiment))
+            log = _Log(experiment, checkpoints, metrics, shown, source.unit, _best_rate(experiment))
             stopped = False
             while num and not stopped:
                 tracing.before(step)
@@ -172,9 +177,11 @@ class _Log:
         checkpoints: Checkpoints,
         metrics: MetricsWriter | None,
         bar: tqdm,
+        unit: str,
         best_rate: float | None,
     ) -> None:
         self.last: _Dispatch | None = None
+        self._unit = unit
         self._best_rate = best_rate
         self._experiment, self._checkpoints, self._metrics, self._bar = experiment, checkpoints, metrics, bar
         self._finished = time.perf_counter()
@@ -208,22 +215,24 @@ class _Log:
             self._bar.update(num)
             self._finished = time.perf_counter()
             return
-        loss = progress.loss
         now = time.perf_counter() if self._paused is None else self._paused
         rate, self._finished = num / (now - self._finished), now
-        name, unit = "loss", ""
+        key, loss, shown = "loss", progress.loss, f"loss {progress.loss:.3f}"
         if self._experiment.loss_is_bound:
-            loss, name, unit = float(bits(loss)) / num_parts(self._experiment.shape), "loss_bits", " bits"
+            # As reports give it: K, not -K.
+            weighted = self._experiment.train.emphasis > 0
+            key, loss = ("weighted" if weighted else "training") + "_bits", self._in_bits(-loss)
+            shown = f"{'weighted ' if weighted else ''}K {loss:.3f} {self._unit}"
         values = {
-            name: loss,
+            key: loss,
             "grad_norm": progress.grad_norm,
             "learning_rate": float(progress.learning_rate),
             "steps_per_second": rate,
             "skipped": int(progress.num_skipped),
         }
         if found is not None and self._experiment.validation_is_bound:
-            mean, stderr = (float(bits(v)) / num_parts(self._experiment.shape) for v in (-found.mean, found.stderr))
-            values |= {"validation_bits": mean, "validation_stderr_bits": stderr}
+            values["validation_bits"] = self._in_bits(-found.mean)
+            values["validation_stderr_bits"] = self._in_bits(found.stderr)
         elif found is not None:
             values |= {"validation_loss": found.mean, "validation_stderr": found.stderr}
         if self._best_rate is not None:
@@ -234,8 +243,12 @@ class _Log:
                 # Before the checkpoint, so that no line is missing where a run resumes from it.
                 self._metrics.push()
         skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
-        self._bar.set_postfix_str(f"loss {loss:.3f}{unit}, {rate:.0f} steps/s{skipped}")
+        self._bar.set_postfix_str(f"{shown}, {rate:.0f} steps/s{skipped}")
         self._bar.update(num)
+
+    def _in_bits(self, nats: float) -> float:
+        """Convert nats an example to bits of the data's unit."""
+        return float(bits(nats)) / num_parts(self._experiment.shape)
 
 
 def _say_which_is_best(experiment: Experiment, checkpoints: Checkpoints, report: Callable[[str], None]) -> None:

@@ -76,9 +76,14 @@ def no_progress() -> Progress:
     return Progress(zero, zero, none, none, none - 1, zero)
 
 
-def init(experiment: Experiment) -> TrainState:
-    """Return the state before the first step, a function of the config's seed."""
-    params = experiment.init(streams(experiment.seed).init)
+def init(experiment: Experiment, params: Params | None = None) -> TrainState:
+    """Return the state before the first step, a function of the config's seed.
+
+    Args:
+      experiment: what is trained.
+      params: taken in place of the initial ones that have the same top-level names.
+    """
+    params = experiment.init(streams(experiment.seed).init) | (params or {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         num_updates=jnp.zeros((), jnp.int32),
