@@ -1,8 +1,8 @@
 """By how much one checkpoint is better than another: their losses on the same examples, with the same noise.
 
 In rounds. Each looks at the validation examples once, with fresh times and noise (and fresh examples, where there is no
-end of them), and round r is the same for every checkpoint of a run. Rounds are taken until the standard error of
-their mean is small, or they have cost a share of the training between two checkpoints.
+end of them), and round r is the same for every checkpoint of a run. Rounds are taken until the error that more of them
+would reduce is small, or they have cost a share of the training between two checkpoints.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ _STDERR_BITS = 0.02
 # The most they may cost, as a share of the training between two checkpoints, whose steps cost as much as three
 # calls of the network; but two rounds are always taken, so that their differences have an error.
 _SHARE, _CALLS, _FEWEST = 0.05, 3, 2
+# The most rounds: of few examples each is short, and takes as long to start as one of many.
+_MOST = 64
 
 
 class Validation(NamedTuple):
@@ -70,7 +72,7 @@ def validate(experiment: Experiment, source: Source) -> Callable[[TrainState], V
     size = min(settings.batch_size // settings.accumulate, num)
     num -= num % size
     affordable = _SHARE * _CALLS * settings.checkpoint_every * settings.batch_size / num
-    most = max(_FEWEST, int(affordable)) if experiment.validation_is_bound else _FEWEST
+    most = max(_FEWEST, min(_MOST, int(affordable))) if experiment.validation_is_bound else _FEWEST
     enough = float(nats(_STDERR_BITS)) * num_parts(experiment.shape)
     first = np.asarray(draw(jax.random.fold_in(data_key, 0), num))
 
@@ -94,14 +96,15 @@ def validate(experiment: Experiment, source: Source) -> Callable[[TrainState], V
             values.append(found.reshape(-1).astype(np.float64))
             stderrs.append(stderr.astype(np.float64))
             if endless:
-                total = float(np.sqrt(np.square(stderrs).sum())) / np.size(stderrs)
+                total = noise = float(np.sqrt(np.square(stderrs).sum())) / np.size(stderrs)
             else:
                 # The same examples again and again: over their means, as though their times were independent.
-                means = np.mean(values, axis=0)
-                total = float(means.std(ddof=1) / np.sqrt(num)) if num > 1 else np.nan
-            if len(values) >= _FEWEST and not total > enough:
+                total = float(np.mean(values, axis=0).std(ddof=1) / np.sqrt(num)) if num > 1 else np.nan
+                rounds = len(values)
+                noise = float(np.sqrt(np.var(values, axis=0, ddof=1).sum() / rounds)) / num if rounds > 1 else np.nan
+            if len(values) >= _FEWEST and not noise > enough:
                 break
-        rounds = tuple(float(value.mean()) for value in values)
-        return Validation(rounds, float(np.mean(rounds)), total)
+        means = tuple(float(value.mean()) for value in values)
+        return Validation(means, float(np.mean(means)), total)
 
     return losses
