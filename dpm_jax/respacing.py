@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,6 @@ __all__ = [
     "uniform",
 ]
 
-ChainEdge = Literal["forward", "decoder"]
 
 # Numbers of x that the terms of one block of the table are computed from: they stay in the cache.
 _BLOCK = 2**15
@@ -140,9 +139,9 @@ def _check_times(name: str, times: np.ndarray, num_timesteps: int) -> np.ndarray
     return times
 
 
-def _check_edge(edge: str) -> None:
-    if edge not in ("forward", "decoder"):
-        raise ValueError(f"edge: must be 'forward' or 'decoder', got {edge!r}")
+def _check_edge(edge: bound.Edge) -> None:
+    if edge not in ("forward", "decoder") and not callable(edge):
+        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
 
 
 # --- The chain at these times ---
@@ -189,7 +188,7 @@ def _with_schedule(process: Any, schedule: Schedule) -> Any:
     return dataclasses.replace(process, schedule=schedule)  # type: ignore[type-var]
 
 
-def respace(model: Model, times: np.ndarray, *, edge: ChainEdge = "forward") -> Model:
+def respace(model: Model, times: np.ndarray, *, edge: bound.Edge = "forward") -> Model:
     """Return the model as a chain of fewer steps, at these times.
 
     With all times it is the mixture over the denoiser.
@@ -252,7 +251,7 @@ def costs(
     model: Model,
     x_0: Array,
     *,
-    edge: ChainEdge = "forward",
+    edge: bound.Edge = "forward",
     candidates: np.ndarray | None = None,
 ) -> Costs:
     """Return the terms of K of all subsequences of these times, from one call of the network a time.
@@ -283,8 +282,12 @@ def costs(
         t = jnp.full(batch, times[j])
         # The same noise at all times: terms of neighbours err alike, and none is chosen for its luck.
         x_t = process.marginal(x_0, t).sample(key)
-        law, start, x_t = _own_axes(process, model.denoised(x_t, t), x_0, x_t)
-        edge_term = bound.forward_edge_term(process, x_0, t) if edge == "forward" else law.log_prob(start)
+        denoised = model.denoised(x_t, t)
+        if edge == "forward":
+            edge_term = bound.forward_edge_term(process, x_0, t)
+        else:
+            edge_term = bound.edge_log_prob(edge, denoised, x_0)
+        law, start, x_t = _own_axes(process, denoised, x_0, x_t)
         # Summed from t down, one by one; [s + 1] is log nu_t - log nu_s.
         index = jnp.arange(num_timesteps + 2)
         padded = jnp.append(schedule.log_nsr_step, 0.0)

@@ -327,7 +327,7 @@ class Run:
         experiment = self.experiment
 
         def k(params: Params, key: Array, x_0: Array) -> Array:
-            return bound_lib.evaluate(key, experiment.model(params), x_0, edge=experiment.edge).k
+            return bound_lib.evaluate(key, experiment.model(params), experiment.data(x_0), edge=experiment.edge).k
 
         draws, single = self._draws(key, "bound", k, x, _BOUND_CHUNK, num_draws=num_draws)
         with np.errstate(invalid="ignore"):
@@ -489,7 +489,7 @@ def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     """
     where = storage.folder(str(workdir))
     described = workdir_lib.read(where)
-    built = build.experiment(described.config, described.shape)
+    built = build.experiment(described.config, described.shape, described.standardization.grid)
     with quiet():
         step, params = loop.load_params(built, where, which=checkpoint)
     return Run(built, params, described.standardization, step)

@@ -199,9 +199,9 @@ def test_a_chain_of_one_step():
 
 def test_an_unknown_edge_is_refused():
     model = normal_model(schedules.geometric(3))
-    with pytest.raises(ValueError, match="edge: must be 'forward' or 'decoder', got 'none'"):
+    with pytest.raises(ValueError, match="edge: must be 'forward', 'decoder' or a function, got 'none'"):
         respacing.respace(model, np.asarray([3]), edge="none")
-    with pytest.raises(ValueError, match="edge: must be 'forward' or 'decoder', got 'none'"):
+    with pytest.raises(ValueError, match="edge: must be 'forward', 'decoder' or a function, got 'none'"):
         respacing.costs(KEY, model, jnp.zeros((2, 2)), edge="none")
 
 

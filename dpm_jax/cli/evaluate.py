@@ -103,7 +103,7 @@ def _evaluate(given: FlagValues) -> None:
             workdir.check_source(description, source, where)
         if given.parzen and source is not None:
             images.check_parzen(source, given.parzen_samples)
-        built = build.experiment(config, description.shape)
+        built = build.experiment(config, description.shape, description.standardization.grid)
     seed = config.seed + 1 if given.seed is None else given.seed
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration
@@ -155,7 +155,7 @@ def _compare(given: FlagValues, key: Array, run: Run, source: Source, num_exampl
     where = storage.folder(given.against)
     described = workdir.read(where)
     workdir.check_source(described, source, where)
-    built = build.experiment(described.config, described.shape)
+    built = build.experiment(described.config, described.shape, described.standardization.grid)
     step, params = loop.load_params(built, where)
     other = Run(built, params, described.standardization, step)
     result = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)

@@ -57,7 +57,7 @@ def _train(given: FlagValues) -> None:
             download: tfds.Download = "always" if given.download else "into_existing"
             source = build.source(config, given.data_dir, download=download)
             report.check_examples(source, config.evaluate.num_examples)
-            built = build.experiment(config, source.shape)
+            built = build.experiment(config, source.shape, source.standardization.grid)
             where = storage.folder(given.workdir or f"runs/{name}")
             profile = None if given.profile_steps is None else trace.steps(given.profile_steps)
         context.enter_context(cli.mesh_context(config.mesh, config.train.batch_size // config.train.accumulate))

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax.distributions import Grid
+
 __all__ = ["FARTHEST", "Standardization", "constants", "dequantization_noise", "fit", "identity", "of_pixels"]
 
 # The greatest distance of a value from the middle of the data, in units of their spread. A value farther out leaves
@@ -50,6 +52,13 @@ class Standardization(NamedTuple):
     def step(self) -> np.ndarray:
         """Distance of neighbouring values in the data's own units: 1 for integers, 0 for real numbers."""
         return np.asarray(1.0 if self.levels is not None else self.integers, np.float64)
+
+    @property
+    def grid(self) -> Grid | None:
+        """Levels of pixels, the middles of their steps, in the model's units; None for other data."""
+        if self.levels is None:
+            return None
+        return Grid(float((0.5 - self.mean) / self.scale), float(1 / self.scale), self.levels)
 
     def raw_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an example in the data's own units, from its shape in the model's."""

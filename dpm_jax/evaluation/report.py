@@ -112,7 +112,7 @@ def in_chunks(
 
     @jax.jit
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
-        return mesh.gather(bound.evaluate(key, model(params), chunk, edge=edge))
+        return mesh.gather(bound.evaluate(key, model(params), experiment.data(chunk), edge=edge))
 
     fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.
@@ -234,7 +234,7 @@ def evaluate(
         entropy_first_bits=mean_bits(result.entropy_first),
         entropy_last_bits=mean_bits(result.entropy_last),
         entropy_prior_bits=mean_bits(result.entropy_prior),
-        edge=experiment.edge,
+        edge=experiment.config.edge,
         unit=source.unit,
         num_examples=len(x_0),
         num_timesteps=experiment.num_timesteps,
@@ -250,7 +250,11 @@ def stderr(values: np.ndarray) -> float:
 
 def table(report: Report) -> str:
     """Format the report as a table for the screen."""
-    edge = {"forward": "edge, p(x_0|x_1) = forward kernel", "decoder": "edge, p(x_0|x_1) learned"}[report.edge]
+    edge = {
+        "forward": "edge, p(x_0|x_1) = forward kernel",
+        "decoder": "edge, p(x_0|x_1) learned",
+        "grid": "edge, p(x_0|x_1) of levels",
+    }[report.edge]
     rows: list[tuple[str, float | None, float | None]] = [
         ("limit, E log2 p(x)", report.limit_bits, None),
         (f"ceiling at T = {report.num_timesteps}, best factorised step", report.ceiling_bits, None),

@@ -111,7 +111,9 @@ def evaluate(
     def costs_of(params: Params, key: Array, x_0: Array) -> Costs:
         model = experiment.model(params)
         candidates = respacing.uniform(model.num_timesteps, min(model.num_timesteps, _CANDIDATES))
-        return mesh.gather(respacing.costs(key, model, x_0, edge=experiment.edge, candidates=candidates))
+        return mesh.gather(
+            respacing.costs(key, model, experiment.data(x_0), edge=experiment.edge, candidates=candidates)
+        )
 
     table_x_0 = source.held_out(table_key, check_examples(source, table_examples))
     costs = jax.tree.map(np.asarray, costs_of(params, noise_key, table_x_0))

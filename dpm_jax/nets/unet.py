@@ -10,7 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.distributions import Grid
 from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.levels import check_levels, with_level_features
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.nets.shapes import check_divisible, check_image
 from dpm_jax.numerics import refuse
@@ -39,6 +41,9 @@ class UNet(nn.Module):
       num_groups: of the normalisation; one group where it does not divide the channels.
       num_bumps: size of the time basis.
       dropout: rate, in each block, where the call has a key for it (`rngs={"dropout": key}`); none elsewhere.
+      periods: in grey levels, of Fourier features of 8-bit pixels, see `levels`; none by default.
+      grid: of the data's levels, None where they have none.
+      log_nsr: t -> log of the noise-to-signal ratio.
       remat: compute each block again in the backward pass, in place of keeping what is within it.
       dtype: that convolutions are computed in; normalisation, parameters and outputs are float32.
     """
@@ -53,6 +58,9 @@ class UNet(nn.Module):
     num_groups: int = 8
     num_bumps: int = 16
     dropout: float = 0.0
+    periods: tuple[float, ...] = ()
+    grid: Grid | None = None
+    log_nsr: Callable[[Array], Array] | None = None
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -70,6 +78,7 @@ class UNet(nn.Module):
     def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
         """See that examples of this shape can be given to it, or to the one that was trained on another shape."""
         check_image(shape)
+        check_levels(self.periods, self.grid)
         if trained is not None and self.attention:
             (h, w), (height, width) = trained[:2], shape[:2]
             raise ValueError(
@@ -91,6 +100,7 @@ class UNet(nn.Module):
             made: Array = block_class(width, self.num_groups, self.dropout, self.dtype, name=name)(h, time)
             return made
 
+        x = with_level_features(x, t, self.periods, self.grid, self.log_nsr)
         h = Conv(self.features[0], dtype=self.dtype)(space_to_depth(x, self.patch_size).astype(self.dtype))
         skips = [h]
         for level, width in enumerate(self.features):

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from dpm_jax import bound, predictions, schedules, timesteps
 from dpm_jax.data import own, tfds
 from dpm_jax.data.sources import Source
+from dpm_jax.distributions import Grid, Normal
 from dpm_jax.errors import UserError
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.numerics import refuse
@@ -58,12 +59,13 @@ class _Settings(NamedTuple):
     evaluate: Evaluate
 
 
-def experiment(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
+def experiment(config: ConfigDict, shape: tuple[int, ...], grid: Grid | None = None) -> Experiment:
     """Return the experiment that a config describes, for examples of this shape.
 
     Args:
       config: see `config.default`.
       shape: of one example; `source(config).shape`, or what the workdir remembers of it.
+      grid: the levels of 8-bit pixels, `standardization.grid`; None for other data.
 
     Raises:
       UserError: if the config is not valid.
@@ -73,13 +75,12 @@ def experiment(config: ConfigDict, shape: tuple[int, ...]) -> Experiment:
     if config.kernel == "cold":
         made = build_cold.cold(config, shape, settings.train)
     else:
-        made = _with_likelihood(config, shape, settings.train)
+        made = _with_likelihood(config, shape, settings.train, grid)
     return Experiment(
         config=config,
         shape=shape,
         seed=config.seed,
         num_timesteps=config.num_timesteps,
-        edge=config.edge,
         binary=config.kernel == "binomial",
         full_covariance=config.reverse.covariance == "full",
         train=settings.train,
@@ -98,7 +99,7 @@ def _checked(config: ConfigDict) -> _Settings:
         refuse.within("[0, 4294967295)", seed=config.seed)
         refuse.within("[1, inf)", num_timesteps=config.num_timesteps)
         refuse.one_of("kernel", config.kernel, ("gaussian", "binomial", "cold"))
-        refuse.one_of("edge", config.edge, ("forward", "decoder"))
+        refuse.one_of("edge", config.edge, ("forward", "decoder", "grid"))
         refuse.within("[-1, inf)", **{f"mesh.{name}": value for name, value in config.mesh.items()})
     except ValueError as error:
         raise UserError(f"config.{error}") from None
@@ -154,11 +155,12 @@ def source(
     return found
 
 
-def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train) -> dict[str, Any]:
+def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, grid: Grid | None) -> dict[str, Any]:
     """Return the fields of an `Experiment` whose chain has noise."""
-    base = _schedule(config)
+    edge = _edge(config, grid)
+    base = _schedule(config, grid)
     num_outputs, to_model = _reverse(config, shape)
-    module = networks.module(config, shape, num_outputs, _clock(base))
+    module = networks.module(config, shape, num_outputs, _clock(base), grid=grid, log_nsr=lambda t: base.log_nsr[t])
 
     def init(key: Array) -> Params:
         params: Params = {"network": networks.init(module, key, shape)}
@@ -171,18 +173,23 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train) -
     def model(params: Params, key: Array | None = None) -> Model:
         schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
         made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
-        return forward_edge(made) if config.edge == "forward" else made
+        return forward_edge(made) if edge == "forward" else made
+
+    def data(x_0: Array) -> Array:
+        return grid.nearest(x_0) if config.edge == "grid" and grid is not None else x_0
 
     def validation_loss(params: Params, key: Array, x_0: Array) -> tuple[Array, Array]:
-        found = bound.estimate(key, model(params), x_0, edge=config.edge)
+        found = bound.estimate(key, model(params), data(x_0), edge=edge)
         return -found.k, found.stderr
 
-    memory, loss = _loss(config, train, base, model)
+    memory, loss = _loss(config, train, base, model, edge, data)
     return {
         "module": module,
         "init": init,
         "network": network,
         "model": model,
+        "edge": edge,
+        "data": data,
         "cold": None,
         "memory": memory,
         "loss": loss,
@@ -190,8 +197,25 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train) -
     }
 
 
-def _schedule(config: ConfigDict) -> Schedule:
+def _edge(config: ConfigDict, grid: Grid | None) -> bound.Edge:
+    if config.edge != "grid":
+        edge: bound.Edge = config.edge
+        return edge
+    if config.kernel != "gaussian" or config.reverse.covariance != "diagonal" or grid is None:
+        raise UserError(
+            "config.edge: 'grid' is a law of the levels of 8-bit pixels, for kernel 'gaussian' and covariance "
+            "'diagonal'; use 'forward' or 'decoder'"
+        )
+    of_levels: Any = grid.log_prob
+    return of_levels  # type: ignore[no-any-return]
+
+
+def _schedule(config: ConfigDict, grid: Grid | None) -> Schedule:
     part = parts.part(config.schedule, "config.schedule", parts.SHORT_NAMES["schedule"])
+    if config.edge == "grid" and grid is not None and part.takes("beta_1"):
+        if not config.schedule.first_step > 0:
+            raise UserError(f"config.schedule.first_step: must be positive, got {config.schedule.first_step:g}")
+        part.arguments["beta_1"] = (config.schedule.first_step * grid.width) ** 2
     schedule = part(num_timesteps=config.num_timesteps)
     field = part.field if part.name in config.schedule else "config.schedule.name"
     if not isinstance(schedule, Schedule):
@@ -282,10 +306,14 @@ def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[
 
 
 def _loss(
-    config: ConfigDict, train: Train, base: Schedule, model: Callable[..., Model]
+    config: ConfigDict,
+    train: Train,
+    base: Schedule,
+    model: Callable[..., Model],
+    edge: bound.Edge,
+    data: Callable[[Array], Array],
 ) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
     """Return the memory that training begins with, and the loss."""
-    edge = config.edge
     objective = _objective(config, train)
     options = parts.options("config.train.options", train.options)
     if train.time_sampler == "importance":
@@ -294,7 +322,7 @@ def _loss(
             sampler = timesteps.importance(timesteps.probabilities(table))
             dropout_key, noise_key = jax.random.split(key)
             how = {"edge": edge, "time_sampler": sampler, **options}
-            found = _estimate(config, noise_key, model(params, dropout_key), x_0, **how)
+            found = _estimate(config, noise_key, model(params, dropout_key), data(x_0), **how)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -305,18 +333,30 @@ def _loss(
 
     def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
         dropout_key, noise_key = jax.random.split(key)
-        return objective(noise_key, model(params, dropout_key), x_0, edge=edge, time_sampler=sampler), memory
+        return objective(noise_key, model(params, dropout_key), data(x_0), edge=edge, time_sampler=sampler), memory
 
     return (), loss
 
 
-def _estimate(config: ConfigDict, key: Array, model: Model, x_0: Array, **how: Any) -> bound.Estimate:
-    """Return `bound.estimate`; where the schedule is fixed, with `bound.fixed_terms` of a few of the examples."""
-    fixed = None
-    if not config.schedule.learned:
-        few = x_0[: -(-len(x_0) // _FEW)]
-        fixed = bound.fixed_terms(model.process, few, config.edge).mean()
-    return bound.estimate(key, model, x_0, fixed=fixed, **how)
+def _estimate(config: ConfigDict, key: Array, model: Model, x_0: Array, edge: bound.Edge, **how: Any) -> bound.Estimate:
+    """Return `bound.estimate`; where the schedule is fixed, with the terms without a gradient of a few examples."""
+    if config.schedule.learned:
+        return bound.estimate(key, model, x_0, edge=edge, **how)
+    few = x_0[: -(-len(x_0) // _FEW)]
+    fixed = bound.fixed_terms(model.process, few, edge).mean()
+    if callable(edge):
+        # The edge of a grid without the network, which loses 0.01 bits a pixel and saves half of the calls.
+        edge_key, key = jax.random.split(key)
+        fixed += _first_step(edge_key, model.process, few, edge).mean()
+        edge = "forward"
+    return bound.estimate(key, model, x_0, edge=edge, fixed=fixed, **how)
+
+
+def _first_step(key: Array, process: Any, x_0: Array, edge: Callable[..., Array]) -> Array:
+    """Return log p(x_0 | x_1) of the law that knows x_1 = sqrt(alpha_bar_1) x_0 + sigma_1 noise and nothing else."""
+    signal, nsr = jnp.sqrt(process.schedule.alpha_bar[1]), jnp.exp(process.schedule.log_nsr[1])
+    x_1 = process.marginal(x_0, jnp.ones(len(x_0), jnp.int32)).sample(key)
+    return edge(Normal(x_1 / signal, jnp.broadcast_to(nsr, x_1.shape)), x_0)
 
 
 def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:

@@ -56,7 +56,8 @@ def default() -> ConfigDict:
             "seed": 0,
             "num_timesteps": 100,  # T
             "kernel": "gaussian",  # gaussian: real vectors; binomial: bits; cold: images, no noise
-            "edge": "forward",  # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned
+            # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned; grid = learned, of pixels' levels
+            "edge": "forward",
             "data": {
                 **_sections("data"),
                 "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
@@ -67,6 +68,7 @@ def default() -> ConfigDict:
                 **_sections("schedule", geometric={"beta_1": 3e-7}),
                 "learned": False,  # learn beta_2..T, starting from the named schedule (Gaussian only)
                 "num_bumps": 10,  # basis of the learned change
+                "first_step": 1 / 6,  # edge grid: noise at t = 1 in grey levels, in place of beta_1
             },
             "reverse": {  # see dpm_jax/predictions.py
                 "prediction": "residual",  # what the network predicts; bits: x_0 (its marginals) or perturbation

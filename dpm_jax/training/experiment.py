@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import optax
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import cold
+from dpm_jax import bound, cold
 from dpm_jax.distributions import level
 from dpm_jax.errors import UserError
 from dpm_jax.model import Model
@@ -75,7 +75,7 @@ class Experiment(NamedTuple):
       shape: of one example.
       seed: of everything random.
       num_timesteps: T.
-      edge: how p(x_0 | x_1) is treated.
+      edge: how p(x_0 | x_1) is treated, see `bound`.
       binary: whether examples are bits.
       full_covariance: whether the steps have one.
       module: the network.
@@ -87,6 +87,7 @@ class Experiment(NamedTuple):
       model: (parameters, key=None) -> `Model`; traceable. It has the config's edge at t = 1. That of a cold chain is
         for `sampling` alone, of images of this shape.
       cold: what a cold chain has in place of noise; None where there is noise.
+      data: examples -> what K is evaluated of: with edge "grid", the level nearest to each pixel.
       memory: what the loss remembers from step to step, before the first; empty where it needs none.
       loss: (parameters, key, x_0, memory) -> the training loss, and the memory with what was seen. Where
         `loss_is_bound` it is -K in nats, an estimate from one t an example; its terms weighted where
@@ -102,7 +103,7 @@ class Experiment(NamedTuple):
     shape: tuple[int, ...]
     seed: int
     num_timesteps: int
-    edge: Literal["forward", "decoder"]
+    edge: bound.Edge
     binary: bool
     full_covariance: bool
     module: nn.Module
@@ -113,6 +114,7 @@ class Experiment(NamedTuple):
     network: Outputs
     model: Callable[..., Model]
     cold: Restoration | None
+    data: Callable[[Array], Array]
     memory: Memory
     loss: Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]
     validation_loss: Callable[[Params, Array, Array], tuple[Array, Array]]

@@ -20,7 +20,9 @@ from dpm_jax.training.experiment import Outputs, Params
 __all__ = ["applied", "init", "module"]
 
 
-def module(config: ConfigDict, shape: tuple[int, ...], num_outputs: int, clock: Callable[[Array], Array]) -> nn.Module:
+def module(
+    config: ConfigDict, shape: tuple[int, ...], num_outputs: int, clock: Callable[[Array], Array], **known: Any
+) -> nn.Module:
     """Return the Flax module that a config names.
 
     Args:
@@ -28,6 +30,7 @@ def module(config: ConfigDict, shape: tuple[int, ...], num_outputs: int, clock: 
       shape: of one example.
       num_outputs: outputs that are needed, of an example or of a pixel.
       clock: t -> position in [0, 1].
+      **known: what else is given to a network whose signature has the name.
 
     Raises:
       UserError: if it is no Flax module, can't be given these examples, or returns something else.
@@ -42,7 +45,11 @@ def module(config: ConfigDict, shape: tuple[int, ...], num_outputs: int, clock: 
     if section.dtype != "float32" and not part.takes("dtype"):
         raise UserError(f"config.network.dtype: network '{part.name}' computes in float32")
     made: Any = part(
-        num_outputs=num_outputs, clock=clock, num_timesteps=config.num_timesteps, dtype=jnp.dtype(section.dtype)
+        num_outputs=num_outputs,
+        clock=clock,
+        num_timesteps=config.num_timesteps,
+        dtype=jnp.dtype(section.dtype),
+        **known,
     )
     if not isinstance(made, nn.Module):
         raise UserError(f"config.network.name: '{part.name}' is no Flax module (linen), but {type(made).__name__}")

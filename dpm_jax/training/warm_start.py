@@ -32,7 +32,9 @@ def params_from(where: Path, experiment: Experiment, which: Which = "newest") ->
       UserError: if there is no such checkpoint, or an array of the network is missing or has another shape.
     """
     described = workdir.read(where)
-    step, params = loop.load_params(build.experiment(described.config, described.shape), where, which=which)
+    step, params = loop.load_params(
+        build.experiment(described.config, described.shape, described.standardization.grid), where, which=which
+    )
     wanted = jax.eval_shape(experiment.init, jax.random.key(0))
     shared = {name: params[name] for name in wanted if name in params}
     ours, theirs = (_shapes({name: tree[name] for name in shared}) for tree in (wanted, shared))
