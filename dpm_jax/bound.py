@@ -25,7 +25,7 @@ Results are nats an example. K is a bound: it is never called the likelihood.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops, refuse
-from dpm_jax.processes import Process
+from dpm_jax.numerics.shapes import level_at, sum_event
+from dpm_jax.processes import Gaussian, Process
 
 __all__ = [
     "Bound",
@@ -46,6 +47,7 @@ __all__ = [
     "evaluate",
     "fixed_terms",
     "forward_edge_term",
+    "limit",
     "mean_and_stderr",
     "prior_term",
 ]
@@ -92,7 +94,7 @@ class Estimate(NamedTuple):
       mean: their mean.
       stderr: the standard error of the mean, over examples, noise and times. The examples are taken for independent
         draws, in whatever order; NaN for a single one.
-      t: [B * num_times] int32, the times visited, those of an example next to each other.
+      t: [B * num_times], the times visited, int32 (real in `limit`), those of an example next to each other.
       kl: [B * num_times] the KL terms found there, not weighted; 0 with T = 1.
     """
 
@@ -240,6 +242,74 @@ def estimate(
       ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if
         the model's laws have another shape.
     """
+    process = model.process
+
+    def term(x_0: Array, x_t: Array, t: Array, p: Distribution) -> Array:
+        return process.posterior(x_0, x_t, t).kl(p)
+
+    draws = _Draws(time_sampler, term, model.reverse)
+    return _from_few_times(key, model, x_0, edge, draws, num_times, fixed)
+
+
+def limit(
+    key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", num_times: int = 1, fixed: Array | None = None
+) -> Estimate:
+    """Return unbiased estimates of K as the steps between 1 and T become infinitely many (Kingma et al. 2021, VDM).
+
+    The sum of KL terms becomes an integral over the signal-to-noise ratio, in which the mean of p(x_0 | x_t) is left,
+
+        1/2 integral of E |x_0 - E_p[x_0 | x_t]|^2 d SNR,   SNR = alpha_bar_t / sigma2_t from t = T to t = 1,
+
+    and which depends on the schedule through its ends alone. It is estimated at real times t, of a low-discrepancy
+    draw, so the model's denoiser must take them: those of `predictions` with variance "mixed" or full covariance do if
+    the network does. Trained on it, a network serves chains of any number of steps, see `respacing`.
+
+    Args:
+      key: PRNG key.
+      model: of a `Gaussian` process, whose T steps say where the times are looked for, with a denoiser.
+      x_0: [B, ...] data, each example once.
+      edge: as of `estimate`.
+      num_times: as of `estimate`.
+      fixed: as of `estimate`.
+
+    Returns:
+      `Estimate`, nats; `kl` is the integrand for a step of t of 1.
+
+    Raises:
+      ValueError: as `estimate`, or if the process is no Gaussian one.
+    """
+    process: Any = model.process
+    if not isinstance(process, Gaussian):
+        raise ValueError(f"model: the limit is one of a Gaussian process, got {type(process).__name__}")
+    sigma2 = process.schedule.sigma2
+
+    def term(x_0: Array, x_t: Array, t: Array, p: Any) -> Array:
+        before = jnp.clip(jnp.floor(t), 1, process.num_timesteps - 1).astype(jnp.int32)
+        # Of SNR = 1 / sigma2 - 1, whose differences would cancel.
+        fall = (sigma2[before + 1] - sigma2[before]) / level_at(sigma2, t, t) ** 2
+        return 0.5 * fall * sum_event(p.mean_less(x_0) ** 2)
+
+    draws = _Draws(timesteps.continuous, term, model.denoised)
+    return _from_few_times(key, model, x_0, edge, draws, num_times, fixed)
+
+
+class _Draws(NamedTuple):
+    """Times, terms and laws of `_from_few_times`.
+
+    Attributes:
+      times: which t.
+      term: (x_0, x_t, t, law) -> [B] nats, of which the weighted mean is the sum over t.
+      law: (x_t, t) -> the model's law that a term needs; at t = 1 that of x_0.
+    """
+
+    times: timesteps.TimeSampler
+    term: Callable[[Array, Array, Array, Any], Array]
+    law: Callable[[Array, Array], Any]
+
+
+def _from_few_times(
+    key: Array, model: Model, x_0: Array, edge: Edge, draws: _Draws, num_times: int, fixed: Array | None
+) -> Estimate:
     refuse.at_least_one(num_times=num_times)
     x_0, process = jnp.asarray(x_0), model.process
     time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
@@ -256,21 +326,21 @@ def estimate(
         k = rest if edge == "forward" else averaged(_edge_term(edge_key, model, repeated, edge)) + rest
         nothing = jnp.ones(num_times * batch, jnp.int32), jnp.zeros(num_times * batch)
         return Estimate(k, *mean_and_stderr(k), *nothing)
-    draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
+    draw = jax.vmap(lambda key: draws.times(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
     # One permutation for all draws: the examples in its order are in the order of each draw.
     place = jax.random.permutation(deal_key, batch)
     t, weight = (values[:, place].T.reshape(-1) for values in (draw.t, draw.weight))
     x_t = process.marginal(repeated, t).sample(noise_key)
     if edge == "forward":
-        p = model.reverse(x_t, t)
+        p = draws.law(x_t, t)
     else:
         # The edge and the term at t from one call of the model.
         first = jnp.ones_like(t)
         x_1 = process.marginal(repeated, first).sample(edge_key)
-        both = model.reverse(_interleave(x_1, x_t), _interleave(first, t))
+        both = draws.law(_interleave(x_1, x_t), _interleave(first, t))
         at_edge, p = (jax.tree.map(lambda values, i=i: values[i::2], both) for i in (0, 1))
         rest = rest + averaged(edge_log_prob(edge, at_edge, repeated))
-    kl = process.posterior(repeated, x_t, t).kl(p)
+    kl = draws.term(repeated, x_t, t, p)
     k = rest - averaged(weight * kl)
     in_order = jnp.zeros(batch, k.dtype).at[place].set(loops.whole(k))
     return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)

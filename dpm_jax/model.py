@@ -110,7 +110,7 @@ def forward_edge(model: Model) -> Model:
     process = model.process
 
     def with_edge(p: Any, x_t: Array, t: Array) -> Any:
-        edge: Any = process.forward(x_t, jnp.ones_like(t))
+        edge: Any = process.forward(x_t, jnp.ones(jnp.shape(t), jnp.int32))
         if isinstance(p, FullNormal) and isinstance(edge, Normal):
             edge = FullNormal.of(edge)
         forms: list[Any] = [jax.tree.structure(law) for law in (edge, p)]

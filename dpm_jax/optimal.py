@@ -20,7 +20,7 @@ from jax import Array
 
 from dpm_jax.distributions import Bernoulli, FullNormal
 from dpm_jax.model import Model
-from dpm_jax.numerics.shapes import at
+from dpm_jax.numerics.shapes import level_at
 from dpm_jax.processes import Binomial, Gaussian
 
 __all__ = ["finite_bits", "finite_points", "normal"]
@@ -45,8 +45,8 @@ def normal(process: Gaussian, mean: Array, covariance: Array) -> Model:
     variances, centre = values[None], mean[None]
 
     def denoise(x_t: Array, t: Array) -> FullNormal:
-        ratio = jnp.exp(at(schedule.log_nsr, t, x_t))
-        alpha_bar = at(schedule.alpha_bar, t, x_t)
+        alpha_bar = level_at(schedule.alpha_bar, t, x_t)
+        ratio = level_at(schedule.sigma2, t, x_t) / alpha_bar
         s2 = variances * ratio / (variances + ratio)
         # In the eigenbasis: m = mean + C / (C + nu) (x_t / sqrt(alpha_bar) - mean).
         innovation = _product(x_t / jnp.sqrt(alpha_bar) - centre, vectors)
@@ -67,8 +67,9 @@ def finite_points(process: Gaussian, points: Array, log_weights: Array) -> Model
     schedule = process.schedule
 
     def denoise(x_t: Array, t: Array) -> FullNormal:
-        difference = x_t[:, None] / jnp.sqrt(at(schedule.alpha_bar, t, x_t))[:, None] - points[None]
-        ratio = jnp.exp(at(schedule.log_nsr, t, x_t))
+        alpha_bar = level_at(schedule.alpha_bar, t, x_t)
+        ratio = level_at(schedule.sigma2, t, x_t) / alpha_bar
+        difference = x_t[:, None] / jnp.sqrt(alpha_bar)[:, None] - points[None]
         weights = jax.nn.softmax(log_weights[None] - 0.5 * (difference**2).sum(-1) / ratio, axis=-1)
         x_0 = _product(weights, points)
         around = points[None] - x_0[:, None]

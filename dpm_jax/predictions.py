@@ -48,7 +48,7 @@ from jax import Array
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal
 from dpm_jax.model import Model
 from dpm_jax.numerics import refuse
-from dpm_jax.numerics.shapes import at, concrete
+from dpm_jax.numerics.shapes import at, concrete, level_at
 from dpm_jax.numerics.small_matrices import matrix
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
@@ -77,7 +77,7 @@ FIXED = ("small", "large")
 
 def _scales(schedule: Schedule, t: Array, like: Array) -> tuple[Array, Array]:
     """sqrt(alpha_bar_t) and sigma_t."""
-    return jnp.sqrt(at(schedule.alpha_bar, t, like)), jnp.sqrt(at(schedule.sigma2, t, like))
+    return jnp.sqrt(level_at(schedule.alpha_bar, t, like)), jnp.sqrt(level_at(schedule.sigma2, t, like))
 
 
 def _perturbation_of_v(schedule: Schedule, t: Array, like: Array) -> Array:
@@ -177,7 +177,7 @@ def gaussian(
     def denoise(x_t: Array, t: Array) -> Normal:
         x_0, c = guess(x_t, t)
         if variance == "mixed":
-            return Normal(x_0, at(schedule.sigma2, t, x_t) * jnp.exp(c))
+            return Normal(x_0, level_at(schedule.sigma2, t, x_t) * jnp.exp(c))
         if variance == "interpolated":
             known = process.posterior(x_0, x_t, t)
             excess = jnp.maximum(_between(schedule, t, x_t, (1 + c) / 2) - known.variance, 0.0)
@@ -227,7 +227,7 @@ def full_gaussian(process: Gaussian, network: Network, *, prediction: Prediction
         # Entry by entry: scatters of tiny matrices cost more than the network.
         entries, zero = iter(jnp.moveaxis(below, -1, 0)), jnp.zeros_like(scale[..., 0])
         low = [[scale[..., i] if i == j else next(entries) if j < i else zero for j in range(dim)] for i in range(dim)]
-        tril = jnp.sqrt(at(schedule.sigma2, t, x_t))[..., None] * matrix(low)
+        tril = jnp.sqrt(level_at(schedule.sigma2, t, x_t))[..., None] * matrix(low)
         return FullNormal(convert(schedule, value, x_t, t, source=prediction, target="x_0"), tril)
 
     return Model(process, denoise)

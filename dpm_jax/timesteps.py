@@ -28,6 +28,7 @@ __all__ = [
     "TimeSampler",
     "TimeTable",
     "antithetic",
+    "continuous",
     "emphasis",
     "importance",
     "low_discrepancy",
@@ -91,6 +92,12 @@ def low_discrepancy(key: Array, num: int, num_timesteps: int) -> TimeDraw:
     """
     u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
     return _from_unit(u, num_timesteps, "grid")
+
+
+def continuous(key: Array, num: int, num_timesteps: int) -> TimeDraw:
+    """Draw real t in [1, T], as `low_discrepancy`: E[mean_i w_i f(t_i)] is the integral of f from 1 to T."""
+    u = (jax.random.uniform(key) + jnp.arange(num) / num) % 1.0
+    return TimeDraw(1 + u * (num_timesteps - 1), jnp.full(num, num_timesteps - 1, jnp.float32), "grid")
 
 
 def importance(probabilities: Array) -> TimeSampler:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["as_float32", "at", "chunk_size", "concrete", "num_arguments", "sum_event"]
+__all__ = ["as_float32", "at", "chunk_size", "concrete", "level_at", "num_arguments", "sum_event"]
 
 
 def concrete(*values: Any) -> bool:
@@ -49,13 +49,31 @@ def at(values: Array, t: Array, like: Array) -> Array:
       [B, 1, ..., 1] of like's rank.
 
     Raises:
-      ValueError: if t is known and outside 0..T.
+      ValueError: if t is known and outside 0..T, or holds no integers.
     """
     t = jnp.asarray(t)
+    if jnp.issubdtype(t.dtype, jnp.floating):
+        raise ValueError("t: must be integers, the steps of the chain; real times are for `bound.limit`")
     if concrete(t) and (outside := (np.asarray(t) < 0) | (np.asarray(t) >= len(values))).any():
         raise ValueError(f"t: times of this schedule are 0 to {len(values) - 1}, got {np.asarray(t)[outside][0]}")
     found = values.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return found.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def level_at(values: Array, t: Array, like: Array) -> Array:
+    """Return `at` of alpha_bar or sigma2, which have values between integers, too: linear in t, so that they sum to 1.
+
+    Args:
+      values: [T + 1], `alpha_bar` or `sigma2` of a `Schedule`.
+      t: [B] in 0..T, integers or real numbers.
+      like: [B, ...].
+    """
+    t = jnp.asarray(t)
+    if not jnp.issubdtype(t.dtype, jnp.floating):
+        return at(values, t, like)
+    before = jnp.clip(jnp.floor(t), 0, len(values) - 2).astype(jnp.int32)
+    share = (t - before).reshape(t.shape + (1,) * (like.ndim - t.ndim))
+    return at(values, before, like) * (1 - share) + at(values, before + 1, like) * share
 
 
 def sum_event(x: Array) -> Array:

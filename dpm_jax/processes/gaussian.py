@@ -30,7 +30,7 @@ from jax import Array
 
 from dpm_jax.distributions import FullNormal, Normal
 from dpm_jax.distributions.base import is_law
-from dpm_jax.numerics.shapes import as_float32, at
+from dpm_jax.numerics.shapes import as_float32, at, level_at
 from dpm_jax.numerics.small_matrices import cholesky, diagonal, gram
 from dpm_jax.schedules import Schedule
 
@@ -84,11 +84,11 @@ class Gaussian:
 
         Args:
           x_0: [B, ...].
-          t: [B] in 0..T.
+          t: [B] in 0..T; real numbers for times between two steps, see `bound.limit`.
         """
         x_0 = as_float32(x_0, "x_0")
-        mean = jnp.sqrt(at(self.schedule.alpha_bar, t, x_0)) * x_0
-        return Normal(mean, at(self.schedule.sigma2, t, x_0), event_ndim=x_0.ndim - jnp.ndim(t))
+        mean = jnp.sqrt(level_at(self.schedule.alpha_bar, t, x_0)) * x_0
+        return Normal(mean, level_at(self.schedule.sigma2, t, x_0), event_ndim=x_0.ndim - jnp.ndim(t))
 
     def posterior(self, x_0: Any, x_t: Array, t: Array) -> Normal | FullNormal:
         """Return q(x_{t-1} | x_t, x_0), the forward chain run backwards from a known start (appendix B.3).

@@ -10,26 +10,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import bound, predictions, schedules, timesteps
+from dpm_jax import bound, predictions, schedules
 from dpm_jax.data import own, tfds
 from dpm_jax.data.sources import Source
-from dpm_jax.distributions import Grid, Normal
+from dpm_jax.distributions import Grid
 from dpm_jax.errors import UserError
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.numerics import refuse
-from dpm_jax.predictions import FIXED, Network
+from dpm_jax.numerics.shapes import level_at
+from dpm_jax.predictions import Network
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.schedules import Schedule
-from dpm_jax.training import build_cold, networks, optimizers, parts
+from dpm_jax.training import build_cold, losses, networks, optimizers, parts
 from dpm_jax.training import config as config_lib
-from dpm_jax.training.experiment import Experiment, Memory, Params
-from dpm_jax.training.parts import Part
+from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.settings import Evaluate, Train
 
 __all__ = ["experiment", "source"]
@@ -43,15 +44,6 @@ _MOST_LEFT = 0.5
 # The greatest factor by which an error of a predicted epsilon may enter x_{t-1}. It is 32 where beta_t is at most
 # 0.999, as in cosine schedules, and has no limit where one step erases all signal.
 _MOST_AMPLIFIED = 100.0
-
-# One example in this number goes through the terms of K without a gradient, which only the loss's value needs.
-_FEW = 16
-
-_OBJECTIVES = {
-    "bound": "dpm_jax.bound:estimate",
-    **{name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")},
-}
-_TIME_SAMPLERS = {name: f"dpm_jax.timesteps:{name}" for name in ("low_discrepancy", "antithetic", "uniform")}
 
 
 class _Settings(NamedTuple):
@@ -160,7 +152,7 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
     edge = _edge(config, grid)
     base = _schedule(config, grid)
     num_outputs, to_model = _reverse(config, shape)
-    module = networks.module(config, shape, num_outputs, _clock(base), grid=grid, log_nsr=lambda t: base.log_nsr[t])
+    module = networks.module(config, shape, num_outputs, _clock(base), grid=grid, log_nsr=_log_nsr(base))
 
     def init(key: Array) -> Params:
         params: Params = {"network": networks.init(module, key, shape)}
@@ -182,7 +174,9 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
         found = bound.estimate(key, model(params), data(x_0), edge=edge)
         return -found.k, found.stderr
 
-    memory, loss = _loss(config, train, base, model, edge, data)
+    if train.objective == "limit":
+        _check_real_times(module, shape, config.network.name)
+    memory, loss = losses.loss(config, train, base, model, edge, data)
     return {
         "module": module,
         "init": init,
@@ -195,6 +189,16 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
         "loss": loss,
         "validation_loss": validation_loss,
     }
+
+
+def _check_real_times(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
+    x, t = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+    try:
+        jax.eval_shape(lambda x, t: module.init(jax.random.key(0), x, t), x, t)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.train.objective: 'limit' looks at real times, which network '{name}' does not take: {error}"
+        ) from error
 
 
 def _edge(config: ConfigDict, grid: Grid | None) -> bound.Edge:
@@ -265,7 +269,23 @@ def _clock(schedule: Schedule) -> Callable[[Array], Array]:
     log_nsr = np.minimum(log_nsr, log_nsr[np.isfinite(log_nsr)].max(initial=0.0))
     span = max(log_nsr[-1] - log_nsr[0], 1e-9)
     position = jnp.asarray(np.concatenate([[0.0], (log_nsr - log_nsr[0]) / span]), jnp.float32)
-    return lambda t: position[t]
+    between = _log_nsr(schedule)
+    return lambda t: position[t] if _are_steps(t) else (between(t) - log_nsr[0]) / span
+
+
+def _log_nsr(schedule: Schedule) -> Callable[[Array], Array]:
+    """Return t -> log nu_t, at real t between two steps, too."""
+
+    def log_nsr(t: Array) -> Array:
+        if _are_steps(t):
+            return schedule.log_nsr[t]
+        return jnp.log(level_at(schedule.sigma2, t, t) / level_at(schedule.alpha_bar, t, t))
+
+    return log_nsr
+
+
+def _are_steps(t: Array) -> bool:
+    return bool(jnp.issubdtype(t.dtype, jnp.integer))
 
 
 def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[[Schedule, Network], Model]]:
@@ -303,92 +323,3 @@ def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[
         return to_model(process(schedule), outputs, **arguments)
 
     return num_outputs, of_outputs
-
-
-def _loss(
-    config: ConfigDict,
-    train: Train,
-    base: Schedule,
-    model: Callable[..., Model],
-    edge: bound.Edge,
-    data: Callable[[Array], Array],
-) -> tuple[Memory, Callable[[Params, Array, Array, Memory], tuple[Array, Memory]]]:
-    """Return the memory that training begins with, and the loss."""
-    objective = _objective(config, train)
-    options = parts.options("config.train.options", train.options)
-    if train.time_sampler == "importance":
-
-        def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
-            sampler = timesteps.importance(timesteps.probabilities(table))
-            dropout_key, noise_key = jax.random.split(key)
-            how = {"edge": edge, "time_sampler": sampler, **options}
-            found = _estimate(config, noise_key, model(params, dropout_key), data(x_0), **how)
-            return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
-
-        return timesteps.table(config.num_timesteps), remembering
-
-    sampler = parts.find("config.train.time_sampler", train.time_sampler, _TIME_SAMPLERS)
-    if train.emphasis > 0:
-        sampler = timesteps.emphasis(base.sigma2**train.emphasis)
-
-    def loss(params: Params, key: Array, x_0: Array, memory: Memory) -> tuple[Array, Memory]:
-        dropout_key, noise_key = jax.random.split(key)
-        return objective(noise_key, model(params, dropout_key), data(x_0), edge=edge, time_sampler=sampler), memory
-
-    return (), loss
-
-
-def _estimate(config: ConfigDict, key: Array, model: Model, x_0: Array, edge: bound.Edge, **how: Any) -> bound.Estimate:
-    """Return `bound.estimate`; where the schedule is fixed, with the terms without a gradient of a few examples."""
-    if config.schedule.learned:
-        return bound.estimate(key, model, x_0, edge=edge, **how)
-    few = x_0[: -(-len(x_0) // _FEW)]
-    fixed = bound.fixed_terms(model.process, few, edge).mean()
-    if callable(edge):
-        # The edge of a grid without the network, which loses 0.01 bits a pixel and saves half of the calls.
-        edge_key, key = jax.random.split(key)
-        fixed += _first_step(edge_key, model.process, few, edge).mean()
-        edge = "forward"
-    return bound.estimate(key, model, x_0, edge=edge, fixed=fixed, **how)
-
-
-def _first_step(key: Array, process: Any, x_0: Array, edge: Callable[..., Array]) -> Array:
-    """Return log p(x_0 | x_1) of the law that knows x_1 = sqrt(alpha_bar_1) x_0 + sigma_1 noise and nothing else."""
-    signal, nsr = jnp.sqrt(process.schedule.alpha_bar[1]), jnp.exp(process.schedule.log_nsr[1])
-    x_1 = process.marginal(x_0, jnp.ones(len(x_0), jnp.int32)).sample(key)
-    return edge(Normal(x_1 / signal, jnp.broadcast_to(nsr, x_1.shape)), x_0)
-
-
-def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
-    """Return (key, model, x_0, edge=, time_sampler=) -> the loss."""
-    name, fixed, field = train.objective, config.reverse.variance in FIXED, "config.train.objective"
-    sampler = train.time_sampler
-    if train.emphasis and sampler != "low_discrepancy":
-        raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
-    if name == "restoration":
-        raise UserError(f"{field}: 'restoration' and kernel 'cold' go together, got kernel '{config.kernel}'")
-    options = parts.options("config.train.options", train.options)
-    part = Part(name, parts.find(field, name, _OBJECTIVES), options, "config.train.options")
-    part.check("key", "model", "x_0", "edge", "time_sampler", *(("fixed",) if name == "bound" else ()))
-    if name == "bound":
-        return lambda key, model, x_0, **how: -_estimate(config, key, model, x_0, **how, **part.arguments).mean
-    if name in ("simple", "hybrid"):
-        if config.kernel == "binomial":
-            raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
-        if name == "simple" and not fixed:
-            raise UserError(
-                f"{field}: 'simple' teaches no variance, and reverse.variance '{config.reverse.variance}' "
-                "is learned; use 'hybrid', or reverse.variance small or large"
-            )
-        if name == "hybrid" and fixed:
-            raise UserError(
-                f"{field}: 'hybrid' teaches a variance, and reverse.variance '{config.reverse.variance}' "
-                "is fixed; use 'simple'"
-            )
-    if config.schedule.learned:
-        raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
-    if train.emphasis or sampler == "importance":
-        raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
-    return lambda key, model, x_0, **how: part.function(
-        key, model, x_0, **{k: v for k, v in how.items() if part.takes(k)}, **part.arguments
-    )

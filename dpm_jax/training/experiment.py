@@ -134,7 +134,7 @@ class Experiment(NamedTuple):
     @property
     def loss_is_bound(self) -> bool:
         """Whether the loss is in nats, and comes to -K, or its terms' weighted sum."""
-        return self.train.objective == "bound"
+        return self.train.objective in ("bound", "limit")
 
 
 def check_denoiser(experiment: Experiment, params: Params, flag: str) -> None:

@@ -17,9 +17,9 @@ class Train:
       steps: optimizer steps of the whole run.
       batch_size: examples of a step.
       accumulate: parts that a batch is cut into, one after another; the gradient is their mean.
-      objective: "bound" (-K); "simple", "hybrid" and "sample_mse" of `objectives`; "restoration" of cold chains; or
-        "package.module:callable", a function (key, model, x_0) -> scalar, with `edge` and `time_sampler` if it
-        takes them.
+      objective: "bound" (-K); "limit" (-K of infinitely many steps); "simple", "hybrid" and "sample_mse" of
+        `objectives`; "restoration" of cold chains; or "package.module:callable", a function
+        (key, model, x_0) -> scalar, with `edge` and `time_sampler` if it takes them.
       options: keyword arguments of the objective, such as "num_times=2" of the bound.
       time_sampler: which t to look at: a function of `timesteps`, "importance", or "package.module:callable".
       emphasis: t counts (1 - alpha_bar_t)^emphasis: less of the finest noise; 0 for the bound itself.

@@ -1,0 +1,111 @@
+"""K as the steps become infinitely many: against closed forms, against long chains, and trained on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from dpm_jax import Binomial, Gaussian, Model, Normal, bound, optimal, schedules, timesteps
+from dpm_jax.errors import UserError
+from dpm_jax.training import build, feed
+from dpm_jax.training import config as config_lib
+from dpm_jax.training import step as step_lib
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("num_timesteps", [2, 10, 300])
+def test_of_normal_data_it_is_the_log_likelihood(num_timesteps):
+    """The chain of infinitely many steps loses nothing, wherever its times are looked for."""
+    mean, covariance = np.array([0.3, -0.1]), np.array([[0.5, 0.2], [0.2, 0.3]])
+    process = Gaussian(schedules.geometric(num_timesteps, beta_1=0.05, nsr_final=1e4))
+    model = optimal.normal(process, jnp.asarray(mean, jnp.float32), jnp.asarray(covariance, jnp.float32))
+    x_0 = np.random.default_rng(0).multivariate_normal(mean, covariance, 20_000)
+    found = jax.jit(lambda key, x: bound.limit(key, model, x, edge="decoder", num_times=2))(KEY, jnp.asarray(x_0))
+    lost = stats.multivariate_normal(mean, covariance).logpdf(x_0) - np.asarray(found.k)
+    stderr = lost.std() / np.sqrt(len(lost))
+    assert abs(lost.mean()) < 4 * stderr < 0.2
+    assert abs(float(found.mean) - np.mean(found.k)) < 1e-5
+    assert found.t.shape == found.kl.shape == (40_000,)
+    assert found.t.min() >= 1
+    assert found.t.max() <= num_timesteps
+
+
+def two_points(num_timesteps):
+    """The best model of x_0 = -1 or 1."""
+    process = Gaussian(schedules.geometric(num_timesteps, beta_1=0.01))
+
+    def denoise(x_t, t):
+        p = process.marginal(jnp.ones_like(x_t), t)  # sqrt(alpha_bar) and sigma^2, at any t
+        mean = jnp.tanh(p.mean * x_t / p.variance)
+        return Normal(mean, 1 - mean**2 + 1e-6)
+
+    return Model(process, denoise)
+
+
+def test_chains_come_up_to_it():
+    x_0 = jax.random.rademacher(KEY, (30_000, 1), jnp.float32)
+    limit = jax.jit(lambda key: bound.limit(key, two_points(20), x_0, num_times=8))(KEY)
+    ks = {}
+    for num in (5, 20, 1000):
+        few = x_0[: 3_000_000 // num]
+        ks[num] = bound.mean_and_stderr(jax.jit(lambda key, n=num, x=few: bound.evaluate(key, two_points(n), x).k)(KEY))
+    apart = {num: (float(limit.mean - k.mean), 4 * float(np.hypot(limit.stderr, k.stderr))) for num, k in ks.items()}
+    assert apart[5][0] > 0.08 > apart[5][1]
+    assert apart[5][0] > apart[20][0] > 0
+    assert abs(apart[1000][0]) < apart[1000][1] < 0.03
+
+
+def test_its_error_is_honest_and_its_times_are_spread():
+    x_0 = jax.random.rademacher(KEY, (64, 1), jnp.float32)
+    found = jax.jit(jax.vmap(lambda key: bound.limit(key, two_points(20), x_0)))(jax.random.split(KEY, 400))
+    spread = float(jnp.std(found.mean))
+    # The error takes examples for independent draws; here they are the same each time, and alike.
+    assert 0.7 < float(jnp.sqrt(jnp.mean(found.stderr**2))) / spread < 1.4
+    draw = timesteps.continuous(KEY, 100, 11)
+    np.testing.assert_allclose(np.diff(np.sort(draw.t)), 0.1, atol=1e-4)
+    np.testing.assert_allclose(jnp.mean(draw.weight * draw.t**2), (11**3 - 1) / 3, rtol=0.02)
+
+
+def test_a_process_without_a_limit_here_is_refused_and_so_are_real_times_where_steps_are_meant():
+    flips = Binomial(schedules.erase(10))
+    with pytest.raises(ValueError, match="the limit is one of a Gaussian process, got Binomial"):
+        bound.limit(KEY, Model(flips, lambda x, t: None), jnp.ones((4, 2)))
+    model = two_points(10)
+    with pytest.raises(ValueError, match="t: must be integers"):
+        model.reverse(jnp.ones((2, 1)), jnp.array([1.5, 2.0]))
+
+
+def test_training_on_it_learns_and_serves_any_number_of_steps():
+    config = config_lib.default()
+    config.update_from_flattened_dict(
+        {
+            "num_timesteps": 50,
+            "data.swiss_roll.noise": 0.1,
+            "schedule.geometric.beta_1": 1e-3,
+            "network.time_mlp.features": (32,),
+            "network.time_mlp.num_frequencies": 8,
+            "optimizer.warmup_steps": 10,
+            "train.objective": "limit",
+            "train.batch_size": 256,
+            "train.steps": 300,
+        }
+    )
+    source = build.source(config)
+    built = build.experiment(config, source.shape)
+    run = step_lib.make_run_steps(built, feed.open_feed(source.supply, 0, 256, 0, 300).draw)
+    state = step_lib.init(built)
+    x_0 = source.held_out(KEY, 2000)
+    evaluate = jax.jit(lambda params: bound.mean_and_stderr(bound.evaluate(KEY, built.model(params), x_0).k))
+    before = evaluate(built.init(KEY))
+    state, progress = run(state, 300)
+    after = evaluate(step_lib.averaged_params(built, state))
+    assert after.mean - before.mean > 0.2
+    assert np.isfinite(progress.loss)
+    config.train.emphasis = 0.5
+    with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' goes neither with emphasis"):
+        build.experiment(config, source.shape)
+    config.train.emphasis, config.network.name = 0.0, "rbf"
+    with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' looks at real times, which network 'rbf'"):
+        build.experiment(config, source.shape)
