@@ -1,7 +1,21 @@
 """The one exception that is meant for the person at the keyboard."""
 
-__all__ = ["UserError"]
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "writing"]
 
 
 class UserError(Exception):
     """Something the user can put right. Its text is one line; commands print it and exit with 2."""
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn an error of the operating system, while a file or folder is written, into a `UserError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

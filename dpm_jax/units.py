@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bits", "bits_per_dimension", "discrete_bits_per_dimension", "nats", "num_parts"]
+__all__ = ["bits", "bits_per_dimension", "bits_per_part", "discrete_bits_per_dimension", "nats", "num_parts"]
 
 
 def bits(value: Any) -> Any:
@@ -36,6 +36,11 @@ def nats(value: Any) -> Any:
 def num_parts(shape: tuple[int, ...]) -> int:
     """Return the divisor of K: the number of pixels for images of shape (H, W, C), and 1 for other examples."""
     return shape[0] * shape[1] if len(shape) == 3 else 1
+
+
+def bits_per_part(value: Any, shape: tuple[int, ...]) -> Any:
+    """Nats an example to bits a pixel for images of shape (H, W, C), and bits an example for others; in float64."""
+    return bits(np.asarray(value, np.float64)) / num_parts(shape)
 
 
 def bits_per_dimension(value: Any, shape: tuple[int, ...]) -> Any:

@@ -66,7 +66,7 @@ def main() -> None:
         lines = metrics.read(arguments.out / "metrics.jsonl")
         told = {
             "losses": [line["training_bits"] for line in lines],
-            "bound": bound.bound_bits,
+            "bound": bound.bound_bits.mean,
             "placed": sorted(placed),
             "devices": jax.device_count(),
         }

@@ -14,6 +14,7 @@ from dpm_jax import units
 from dpm_jax.data import sources
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import images, report
+from dpm_jax.evaluation.estimate import Estimate
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import build, experiment, feed, loop, step, workdir
 from dpm_jax.training import config as config_lib
@@ -146,9 +147,9 @@ def test_report_counts_images_by_the_pixel():
     # Three channels of unit variance under the unit Gaussian.
     assert result.null_bits == pytest.approx(-3 * 2.047, abs=0.15)
     # At initialisation the model is the Gaussian itself, but for the chain's own loss.
-    assert result.gain_bits == pytest.approx(0, abs=0.1)
-    by_hand = np.log2(256 / np.sqrt(12)) - result.bound_bits / 3
-    assert result.discrete_bits_per_dim == pytest.approx(by_hand, rel=1e-6)
+    assert result.gain_bits.mean == pytest.approx(0, abs=0.1)
+    by_hand = np.log2(256 / np.sqrt(12)) - result.bound_bits.mean / 3
+    assert result.discrete_bits_per_dim.mean == pytest.approx(by_hand, rel=1e-6)
     assert "bits/dim of the pixels or integers, dequantised" in report.table(result)
     assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
 
@@ -181,7 +182,7 @@ def test_discrete_bits_of_the_unit_gaussian_in_closed_form(tmp_path):
     mass = scipy.stats.norm.cdf((high - decoded) / beta**0.5) - scipy.stats.norm.cdf((low - decoded) / beta**0.5)
     by_hand = (gaussian_kl(centre) - np.log(mass).mean(0)).mean() / np.log(2)
     # The pixels' own noise: 12 800 of them, each of a few tenths of a bit.
-    assert result.discretized_bits_per_dim == pytest.approx(by_hand, abs=0.02)
+    assert result.discretized_bits_per_dim.mean == pytest.approx(by_hand, abs=0.02)
 
 
 def test_more_examples_than_memory_holds_are_refused_before_training():
@@ -195,8 +196,8 @@ def test_real_valued_images_have_no_discrete_bits(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 8, 8, 1)))
     model, source = built(make(data__name="file", data__file__path=str(tmp_path / "x.npy")))
     result = report.evaluate(jax.random.key(0), model, step.init(model).params, source, 4, 0)
-    assert result.discrete_bits_per_dim is None
-    assert result.discretized_bits_per_dim is None
+    assert result.discrete_bits_per_dim == Estimate()
+    assert result.discretized_bits_per_dim == Estimate()
 
 
 def test_parzen_of_images(array):
@@ -204,9 +205,9 @@ def test_parzen_of_images(array):
     params = step.init(model).params
     said = []
     result = images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
-    assert result.training.nats > result.model.nats  # an untrained model is worse than the training set
+    assert result.training.nats.mean > result.model.nats.mean  # an untrained model is worse than the training set
     assert result.model.num_samples == 20
-    assert result.model.bits == pytest.approx(units.bits(result.model.nats))
+    assert result.model.bits == pytest.approx(tuple(map(units.bits, result.model.nats)))
     assert "training images in their place" in images.parzen_table(result)
     with pytest.raises(UserError, match="there are 53"):
         images.parzen_report(jax.random.key(0), model, params, source, 28, said.append)

@@ -88,7 +88,7 @@ def test_training_images_in_the_samples_place_are_as_good_as_said(judged, small)
     quality = mnist_runs.quality(judge.training[:300], judge)
     assert quality.fidelity.model == quality.fidelity.training
     assert quality.parzen.model == quality.parzen.training
-    assert quality.distance == 0
+    assert quality.median_distance_to_training == 0
 
 
 def test_both_have_one_network_batch_and_number_of_steps():

@@ -141,10 +141,10 @@ def test_every_kind_of_model_learns(changes):
     state, progress = run(step.init(built), 400)
     assert int(progress.failed_at) == -1
     after = report.evaluate(key, built, state.params, source, 500, 400)
-    assert np.isfinite(after.bound_bits)
+    assert np.isfinite(after.bound_bits.mean)
     if built.config.num_timesteps > 1:
-        assert after.bound_bits > before.bound_bits
-        assert after.bound_bits < after.limit_bits + 4 * np.hypot(after.gap_stderr_bits, after.bound_stderr_bits)
+        assert after.bound_bits.mean > before.bound_bits.mean
+        assert after.bound_bits.mean < after.limit_bits + 4 * np.hypot(after.gap_bits.stderr, after.bound_bits.stderr)
 
 
 def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
@@ -254,7 +254,7 @@ def test_the_best_is_that_with_the_least_loss_on_validation_examples(tmp_path):
     # What is logged is an estimate of K of the averaged parameters, of one t an example, that of evaluation of all.
     result = report.evaluate(jax.random.key(0), built, found.params, source, 20_000, 60)
     spread = read(tmp_path / "metrics.jsonl")[-1]["validation_stderr_bits"]
-    assert abs(lines[60] - result.bound_bits) < 4 * np.hypot(spread, result.bound_stderr_bits)
+    assert abs(lines[60] - result.bound_bits.mean) < 4 * np.hypot(spread, result.bound_bits.stderr)
     (tmp_path / "checkpoints" / "losses.json").write_text('{"20": 1.0, "40": 0.5')
     with pytest.raises(UserError, match="it is not known which is the best"):
         loop.load_params(built, tmp_path, which="best")
@@ -480,11 +480,13 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
 def test_report_is_consistent():
     built, source = small()
     result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 300, 0)
-    assert result.bound_bits == pytest.approx(result.edge_bits - result.kl_bits - result.prior_kl_bits, abs=1e-4)
-    assert result.gain_bits == pytest.approx(result.bound_bits - result.null_bits)
+    assert result.bound_bits.mean == pytest.approx(result.edge_bits - result.kl_bits - result.prior_kl_bits, abs=1e-4)
+    assert result.gain_bits.mean == pytest.approx(result.bound_bits.mean - result.null_bits)
     assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
     assert len(result.per_step_kl_bits) == 11
-    assert result.limit_bits - result.bound_bits == pytest.approx(result.gap_bits, abs=5 * result.bound_stderr_bits)
+    assert result.limit_bits - result.bound_bits.mean == pytest.approx(
+        result.gap_bits.mean, abs=5 * result.bound_bits.stderr
+    )
 
 
 def test_report_in_chunks_covers_every_example(monkeypatch):
@@ -496,7 +498,7 @@ def test_report_in_chunks_covers_every_example(monkeypatch):
     whole = report.evaluate(jax.random.key(0), built, params, source, 150, 0)
     assert cut.num_examples == whole.num_examples == 150
     assert cut.null_bits == pytest.approx(whole.null_bits, rel=1e-5)
-    assert abs(cut.bound_bits - whole.bound_bits) < 4 * (cut.bound_stderr_bits + whole.bound_stderr_bits)
+    assert abs(cut.bound_bits.mean - whole.bound_bits.mean) < 4 * (cut.bound_bits.stderr + whole.bound_bits.stderr)
 
 
 def test_accumulated_gradients_are_those_of_the_parts():

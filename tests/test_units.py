@@ -17,6 +17,8 @@ def test_bits_and_nats():
 def test_pixels_are_what_k_is_counted_by():
     assert units.num_parts((32, 32, 3)) == 1024
     assert units.num_parts((7,)) == 1
+    assert units.bits_per_part(6 * math.log(2), (2, 3, 3)) == pytest.approx(1)
+    assert units.bits_per_part(np.float32([2, 4]) * math.log(2), (7,)) == pytest.approx([2, 4])
 
 
 def test_uniform_pixels_take_eight_bits():

@@ -100,7 +100,7 @@ def test_rounds_are_taken_until_the_error_is_small_or_the_cost_is_not():
     # Fresh examples in every round: the rounds' own spread says the same.
     assert found.stderr == pytest.approx(np.std(found.rounds, ddof=1) / np.sqrt(most), rel=0.75)
     exact = report.evaluate(KEY, built, step_lib.averaged_params(built, state), source, 4000, 0)
-    assert abs(-bits(found.mean) - exact.bound_bits) < 4 * np.hypot(bits(found.stderr), exact.bound_stderr_bits)
+    assert abs(-bits(found.mean) - exact.bound_bits.mean) < 4 * np.hypot(bits(found.stderr), exact.bound_bits.stderr)
     assert bits(found.stderr) > 0.02
     # An easy task: 1024 easy numbers.
     easy = built._replace(validation_loss=lambda params, key, x_0: (x_0[:, 0] * 0.01, x_0.std() * 0.001))

@@ -33,10 +33,12 @@ from dpm_jax.evaluation import (
     likelihood_report,
     plots,
     report,
+    report_plots,
     respacing_report,
     restoration_report,
     short_chains,
 )
+from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.run import Run
 from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
 from dpm_jax.training.hosts import decided_by_first, together
@@ -122,7 +124,7 @@ def _evaluate(given: FlagValues) -> None:
             if given.parzen:
                 parzen = images.parzen_report(parzen_key, built, params, source, given.parzen_samples)
                 print(images.parzen_table(parzen))
-                sections["parzen"] = parzen.asdict()
+                sections["parzen"] = keyed(parzen)
             storage.write_json(out / "evaluation.json", sections)
             written = ["evaluation.json", *written]
     print("wrote " + ", ".join(str(where / name) for name in written))
@@ -158,11 +160,10 @@ def _compare(given: FlagValues, key: Array, run: Run, source: Source, num_exampl
     built = build.experiment(described.config, described.shape, described.standardization.grid)
     step, params = loop.load_params(built, where)
     other = Run(built, params, described.standardization, step)
-    result = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)
+    result, k = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)
     print(comparison.table(result))
-    storage.write_json(out / "comparison.json", result.summary())
-    picture = plots.comparison(result.first_bits, result.second_bits, result.names, result.unit)
-    plots.save(picture, out / "comparison.png")
+    storage.write_json(out / "comparison.json", keyed(result))
+    plots.save(report_plots.comparison(result, k), out / "comparison.png")
     return ["comparison.json", "comparison.png"]
 
 
@@ -170,8 +171,8 @@ def _of_restoration(given: FlagValues, key: Array, run: Run, source: Source, num
     """Evaluate how well a cold model restores."""
     result = restoration_report.evaluate(key, run.experiment, run.params, source, num_examples, run.step)
     print(restoration_report.table(result))
-    plots.save(plots.restoration(result.t, result.degraded, result.restored), where / "evaluation.png")
-    return result._asdict(), ["evaluation.png"]
+    plots.save(report_plots.restoration(result), where / "evaluation.png")
+    return keyed(result), ["evaluation.png"]
 
 
 def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_examples: int, where: Path) -> Outcome:
@@ -183,23 +184,23 @@ def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_
     result = report.evaluate(bound_key, built, params, source, num_examples, step)
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
-    sections, written = result._asdict(), ["evaluation.png"]
+    sections, written = keyed(result), ["evaluation.png"]
     k = likelihood_report.largest_k(built.shape) if given.ais_k is None else given.ais_k
     if k > 0:
         num = given.ais_examples or likelihood_report.num_examples(built.shape, built.num_timesteps, k)
         ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)
         print(likelihood_report.table(ais, result.unit))
-        sections |= ais._asdict()
+        sections |= keyed(ais)
         written.append("likelihood.png")
-        plots.save(figures.of_likelihood(ais, result.unit), where / "likelihood.png")
+        plots.save(report_plots.likelihood(ais, result.unit), where / "likelihood.png")
     if given.respacing:
         table_examples = given.respacing_examples or respacing_report.num_examples(built.shape)
         short, costs = respacing_report.evaluate(
             respacing_key, built, params, source, num_examples, table_examples, step
         )
         print(respacing_report.table(short))
-        storage.write_json(where / "respacing.json", short)
-        plots.save(figures.of_respacing(short), where / "respacing.png")
+        storage.write_json(where / "respacing.json", keyed(short))
+        plots.save(report_plots.respacing(short), where / "respacing.png")
         short_chains.save(costs, where / "respacing.npz", step)
         written += [f"respacing.{suffix}" for suffix in ("json", "png", "npz")]
     return sections, written

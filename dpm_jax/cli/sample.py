@@ -24,7 +24,7 @@ from jax import Array
 
 from dpm_jax import cold, guidance, sampling
 from dpm_jax.cli import arguments as cli
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw, seconds
 from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
@@ -106,10 +106,8 @@ def _sample(given: FlagValues) -> None:
             raise UserError("--gif: needs images, bits, or points of at least 2 dimensions")
         conditional = given.denoise is not None or given.inpaint is not None
         out = storage.folder(given.out) if given.out else where / ("posterior" if conditional else "samples")
-        try:
+        with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
     try:
         with mesh.over_all_devices(), cli.outputs(out) as ours:
             step, params = loop.load_params(built, where, which=which)

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
-from dpm_jax.evaluation import figures, plots, report, restoration_report
+from dpm_jax.evaluation import figures, plots, report, report_plots, restoration_report
+from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.training import build, cost, loop, parts, storage, warm_start, workdir
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import profile as trace
@@ -110,7 +111,7 @@ def _of_likelihood(key: Array, built: Experiment, params: Params, source: Source
     eval_key, figure_key = jax.random.split(key)
     result = report.evaluate(eval_key, built, params, source, built.evaluate.num_examples, step)
     print(report.table(result))
-    return result._asdict(), {
+    return keyed(result), {
         "figure": figures.of_model(figure_key, built, params, source, result),
         "evaluation": figures.of_bound(built, params, result),
     }
@@ -122,7 +123,7 @@ def _of_restoration(key: Array, built: Experiment, params: Params, source: Sourc
     result = restoration_report.evaluate(eval_key, built, params, source, built.evaluate.num_examples, step)
     print(restoration_report.table(result))
     title = f"mean restoration error {result.mean_restored:.4f} (T = {result.num_timesteps})"
-    return result._asdict(), {
+    return keyed(result), {
         "figure": figures.of_images(figure_key, built, params, source, title),
-        "evaluation": plots.restoration(result.t, result.degraded, result.restored),
+        "evaluation": report_plots.restoration(result),
     }

@@ -11,46 +11,38 @@ from jax import Array
 
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
+from dpm_jax.evaluation.estimate import Estimate
+from dpm_jax.evaluation.report import check_examples, in_chunks
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.run import Run
-from dpm_jax.units import bits, num_parts
+from dpm_jax.units import bits_per_part
 
 __all__ = ["Comparison", "compare", "table"]
 
 
 class Comparison(NamedTuple):
-    """In bits of `unit`; keys of comparison.json, but for the last two.
+    """In bits of `unit`; written to comparison.json.
 
     Attributes:
       names: of the two models.
       steps: of their checkpoints.
-      bound_bits: K of each, means over the examples.
-      bound_stderr_bits: their standard errors.
-      difference_bits: K of the first minus K of the second, mean over the examples.
-      difference_stderr_bits: its standard error, paired.
+      bound_bits: [2] K of each.
+      difference_bits: K of the first minus K of the second, paired.
       unit: of all of these.
       num_examples: what was evaluated.
-      first_bits: [N] K of the first.
-      second_bits: [N] K of the second.
     """
 
     names: tuple[str, str]
     steps: tuple[int, int]
-    bound_bits: tuple[float, float]
-    bound_stderr_bits: tuple[float, float]
-    difference_bits: float
-    difference_stderr_bits: float
+    bound_bits: Estimate
+    difference_bits: Estimate
     unit: str
     num_examples: int
-    first_bits: np.ndarray
-    second_bits: np.ndarray
-
-    def summary(self) -> dict[str, object]:
-        """Return all but the arrays, for JSON."""
-        return {name: value for name, value in self._asdict().items() if not isinstance(value, np.ndarray)}
 
 
-def compare(key: Array, runs: tuple[Run, Run], names: tuple[str, str], source: Source, num_examples: int) -> Comparison:
+def compare(
+    key: Array, runs: tuple[Run, Run], names: tuple[str, str], source: Source, num_examples: int
+) -> tuple[Comparison, np.ndarray]:
     """Compare K of two models on held-out examples of their data.
 
     Args:
@@ -60,6 +52,9 @@ def compare(key: Array, runs: tuple[Run, Run], names: tuple[str, str], source: S
       source: the data of both.
       num_examples: at least 2; at most what the source holds back is used.
 
+    Returns:
+      The comparison; K of both on each example, [2, N] bits of its unit.
+
     Raises:
       UserError: if one of them is a cold model; as `report.check_examples`; or if a K is not finite.
     """
@@ -68,19 +63,16 @@ def compare(key: Array, runs: tuple[Run, Run], names: tuple[str, str], source: S
             raise UserError(f"--against: {name} is a cold chain, which has no likelihood")
     data_key, noise_key = jax.random.split(key)
     x_0 = source.held_out(data_key, check_examples(source, num_examples))
-    k = [_bound(noise_key, run, name, source, x_0) for run, name in zip(runs, names, strict=True)]
-    return Comparison(
+    k = np.stack([_bound(noise_key, run, name, source, x_0) for run, name in zip(runs, names, strict=True)])
+    result = Comparison(
         names=names,
         steps=(runs[0].step, runs[1].step),
-        bound_bits=(float(k[0].mean()), float(k[1].mean())),
-        bound_stderr_bits=(stderr(k[0]), stderr(k[1])),
-        difference_bits=float((k[0] - k[1]).mean()),
-        difference_stderr_bits=stderr(k[0] - k[1]),
+        bound_bits=Estimate.of(k),
+        difference_bits=Estimate.of(k[0] - k[1]),
         unit=source.unit,
         num_examples=len(x_0),
-        first_bits=k[0],
-        second_bits=k[1],
     )
+    return result, k
 
 
 def _bound(key: Array, run: Run, name: str, source: Source, x_0: Array) -> np.ndarray:
@@ -94,16 +86,11 @@ def _bound(key: Array, run: Run, name: str, source: Source, x_0: Array) -> np.nd
     k += float(np.broadcast_to(np.log(theirs.scale / ours.scale), built.shape).sum())
     if lost := int(np.count_nonzero(~np.isfinite(k))):
         raise UserError(f"K of {lost} of {len(k)} held-out examples is not finite with {name}")
-    return np.asarray(bits(k) / num_parts(source.shape))
+    return np.asarray(bits_per_part(k, source.shape))
 
 
 def table(result: Comparison) -> str:
     """Return the comparison as a table for the screen."""
-    width = max(32, *(len(name) + 4 for name in result.names))
-    rows = [
-        (f"K of {name}", value, error)
-        for name, value, error in zip(result.names, result.bound_bits, result.bound_stderr_bits, strict=True)
-    ]
-    rows.append(("difference, first - second", result.difference_bits, result.difference_stderr_bits))
-    lines = [f"{result.unit}, {result.num_examples} held-out examples, the same noise"]
-    return "\n".join(lines + [f"  {name:<{width}} {value:>10.4f} +- {error:.4f}" for name, value, error in rows])
+    rows = [(f"K of {name}", result.bound_bits.at(i)) for i, name in enumerate(result.names)]
+    rows.append(("difference, first - second", result.difference_bits))
+    return aligned(f"{result.unit}, {result.num_examples} held-out examples, the same noise", rows)

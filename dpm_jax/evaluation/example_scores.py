@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 from dpm_jax.evaluation import examples, observations
+from dpm_jax.evaluation.estimate import Estimate, keyed
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.run import Run
 from dpm_jax.units import bits
 
@@ -24,27 +26,21 @@ _SHOWN = 5
 
 
 class ExampleScores(NamedTuple):
-    """Numbers of each example, [N] float64, in bits of the data's own units; columns of scores.csv.
+    """Numbers of each example, [N], in bits of the data's own units; columns of scores.csv.
 
     Attributes:
-      bound_bits: K, the lower bound on the log-likelihood.
-      bound_stderr_bits: its standard error, over the noise.
-      ais_bits: the log-likelihood by annealed importance sampling; None if not asked for.
-      ais_stderr_bits: its standard error.
-      bits_per_dim: by K, less is better; None for real numbers.
-      bits_per_dim_stderr: its standard error.
+      bound_bits: K, the lower bound on the log-likelihood; its standard error is over the noise.
+      ais_bits: the log-likelihood by annealed importance sampling; unknown if not asked for.
+      bits_per_dim: by K, less is better; unknown for real numbers.
     """
 
-    bound_bits: np.ndarray
-    bound_stderr_bits: np.ndarray
-    ais_bits: np.ndarray | None
-    ais_stderr_bits: np.ndarray | None
-    bits_per_dim: np.ndarray | None
-    bits_per_dim_stderr: np.ndarray | None
+    bound_bits: Estimate
+    ais_bits: Estimate
+    bits_per_dim: Estimate
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return those that there are, by name."""
-        return {name: values for name, values in self._asdict().items() if values is not None}
+
+def _columns(scores: ExampleScores) -> dict[str, np.ndarray]:
+    return {name: values for name, values in keyed(scores).items() if values is not None}
 
 
 def read(path: str, run: Run) -> np.ndarray:
@@ -74,15 +70,10 @@ def score(key: Array, run: Run, x: np.ndarray, k: int = 0) -> ExampleScores:
     """
     bound_key, ais_key = jax.random.split(key)
     bound = run.bound(bound_key, x, num_draws=_DRAWS)
-    ais = None if k == 0 else run.log_likelihood(ais_key, x, k=k)
-    per_dim = run.bits_per_dim_of(bound) if run.is_discrete else None
     return ExampleScores(
-        bound_bits=bits(bound.value),
-        bound_stderr_bits=bits(bound.stderr),
-        ais_bits=None if ais is None else bits(ais.value),
-        ais_stderr_bits=None if ais is None else bits(ais.stderr),
-        bits_per_dim=None if per_dim is None else per_dim.value,
-        bits_per_dim_stderr=None if per_dim is None else per_dim.stderr,
+        bound_bits=Estimate(*map(bits, bound)),
+        ais_bits=Estimate() if k == 0 else Estimate(*map(bits, run.log_likelihood(ais_key, x, k=k))),
+        bits_per_dim=Estimate(*run.bits_per_dim_of(bound)) if run.is_discrete else Estimate(),
     )
 
 
@@ -97,24 +88,21 @@ def write(scores: ExampleScores, step: int, folder: Path) -> list[str]:
     Raises:
       UserError: if they cannot be written.
     """
-    columns = scores.columns()
-    try:
+    columns = _columns(scores)
+    with writing(folder):
         np.savez(folder / "scores.npz", step=step, **columns)  # type: ignore[arg-type]
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["index", *columns])
             for index, row in enumerate(zip(*columns.values(), strict=True)):
                 writer.writerow([index, *(f"{value:.6g}" for value in row)])
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return ["scores.npz", "scores.csv"]
 
 
 def table(scores: ExampleScores) -> str:
     """Return the means, and the examples with the lowest bounds, for the screen."""
-    k, stderr = scores.bound_bits, scores.bound_stderr_bits
-    lines = [f"bits/example in the data's own units, {len(k)} examples"]
-    lines += [f"  {'mean ' + name:<28} {values.mean():>12.4f}" for name, values in scores.columns().items()]
-    lines.append("least likely, by K:")
-    lines += [f"  {f'example {i}':<28} {k[i]:>12.4f} +- {stderr[i]:.4f}" for i in np.argsort(k)[:_SHOWN]]
-    return "\n".join(lines)
+    k = scores.bound_bits
+    means = [(f"mean {name}", values.mean()) for name, values in _columns(scores).items()]
+    least = [(f"example {i}", k.at(i)) for i in np.argsort(k.mean)[:_SHOWN]]
+    title = f"bits/example in the data's own units, {len(k.mean)} examples"
+    return f"{aligned(title, means)}\n{aligned('least likely, by K:', least)}"

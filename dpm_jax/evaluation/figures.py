@@ -12,16 +12,14 @@ from matplotlib.figure import Figure
 
 from dpm_jax import sampling
 from dpm_jax.data import Source
-from dpm_jax.evaluation import plots
+from dpm_jax.evaluation import plots, report_plots
 from dpm_jax.evaluation.images import nearest_training
-from dpm_jax.evaluation.likelihood_report import LikelihoodReport
 from dpm_jax.evaluation.report import Report
-from dpm_jax.evaluation.respacing_report import RespacingReport
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Params
 
-__all__ = ["of_bound", "of_images", "of_likelihood", "of_model", "of_respacing", "of_samples"]
+__all__ = ["of_bound", "of_images", "of_model", "of_samples"]
 
 
 def of_samples(samples: np.ndarray, binary: bool) -> Figure:
@@ -34,43 +32,15 @@ def of_samples(samples: np.ndarray, binary: bool) -> Figure:
 def of_bound(experiment: Experiment, params: Params, report: Report) -> Figure:
     """Per-step KL terms of a report."""
     process: Any = experiment.model(params).process
-    log_nsr = np.asarray(process.schedule.log_nsr)
-    return plots.per_step_kl(report.per_step_kl_bits, log_nsr, report.unit)
-
-
-def of_likelihood(result: LikelihoodReport, unit: str) -> Figure:
-    """AIS, sandwich and entropies of a report."""
-    marks: dict[str, tuple[float, float]] = {}
-    if result.entropy_production_bits is not None and result.entropy_production_stderr_bits is not None:
-        marks["limit"] = (result.entropy_production_bits, result.entropy_production_stderr_bits)
-    if result.ais_to_exact_bits is not None and result.ais_to_exact_stderr_bits is not None:
-        marks["exact"] = (result.ais_to_exact_bits[0], result.ais_to_exact_stderr_bits[0])
-    lift = plots.Lift(result.ais_k, result.ais_gain_bits, result.ais_gain_stderr_bits, marks)
-    found = result.entropy_bounds_bits
-    lower, upper, model = (np.asarray(found[name][2:], np.float64) for name in ("lower", "upper", "model"))
-    true = found["true"] or {"t": [], "bits": []}
-    steps = plots.Steps(lower, upper, model, np.asarray(true["t"], np.int64), np.asarray(true["bits"], np.float64))
-    return plots.likelihood(lift, result.sandwich["lower_bits"], result.sandwich["upper_bits"], steps, unit)
-
-
-def of_respacing(report: RespacingReport) -> Figure:
-    """K of a report against the number of steps, a line a spacing."""
-    full, rest = report.rows[0], report.rows[1:]
-    lines = {}
-    for name in dict.fromkeys(row.spacing for row in rest):
-        rows = [row for row in rest if row.spacing == name]
-        lines[name] = plots.Line(
-            [row.num_steps for row in rows], [row.bound_bits for row in rows], [row.bound_stderr_bits for row in rows]
-        )
-    null = full.bound_bits - full.gain_bits
-    return plots.short_chains(lines, full.num_steps, full.bound_bits, null, report.unit)
+    return report_plots.per_step_kl(report, np.asarray(process.schedule.log_nsr))
 
 
 def of_model(key: Array, experiment: Experiment, params: Params, source: Source, report: Report) -> Figure:
     """Draw the paper's Figure 1 of points in the plane, its Figure 2 of bits, or samples of other data."""
-    title = f"K = {report.bound_bits:.3f} ± {report.bound_stderr_bits:.3f} {report.unit} (T = {report.num_timesteps})"
+    k, gap = report.bound_bits, report.gap_bits
+    title = f"K = {k.mean:.3f} ± {k.stderr:.3f} {report.unit} (T = {report.num_timesteps})"
     if report.limit_bits is not None:
-        title += f", limit {report.limit_bits:.3f}, gap {report.gap_bits:.3f} ± {report.gap_stderr_bits:.3f}"
+        title += f", limit {report.limit_bits:.3f}, gap {gap.mean:.3f} ± {gap.stderr:.3f}"
     if experiment.binary:
         return _bits(key, experiment, params, source, title)
     if len(experiment.shape) == 3:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from dpm_jax.data import Source
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import neighbours, parzen
 from dpm_jax.evaluation.samples import draw
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.training.experiment import Experiment, Params
 
 __all__ = ["Pairs", "ParzenReport", "check_parzen", "nearest_training", "parzen_report", "parzen_table"]
@@ -31,10 +32,6 @@ class ParzenReport(NamedTuple):
 
     model: parzen.Parzen
     training: parzen.Parzen
-
-    def asdict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"model": self.model._asdict(), "training": self.training._asdict()}
 
 
 class Pairs(NamedTuple):
@@ -109,13 +106,12 @@ def _unit_range(pixels: np.ndarray) -> np.ndarray:
 
 def parzen_table(result: ParzenReport) -> str:
     """For the screen."""
-    model = result.model
-    lines = [f"Parzen-window log-likelihood of {model.num_points} test images, {model.num_samples} samples"]
-    for name, row in (("samples of the model", model), ("training images in their place", result.training)):
-        nats, bits = f"{row.nats:.1f} +- {row.stderr_nats:.1f} nats", f"{row.bits:.1f} +- {row.stderr_bits:.1f} bits"
-        end = ", the end of the candidates" if row.bandwidth_at_end else ""
-        lines.append(f"  {name:<32} {nats:>20} = {bits}   (bandwidth {row.bandwidth:.3f}{end})")
-    return "\n".join(lines)
+    rows = [
+        (name, row.nats, row.bits, f"{row.bandwidth:.3f}{', the end of the candidates' * row.bandwidth_at_end}")
+        for name, row in (("samples of the model", result.model), ("training images in their place", result.training))
+    ]
+    title = f"Parzen-window log-likelihood of {result.model.num_points} test images, {result.model.num_samples} samples"
+    return aligned(title, rows, ("", "nats", "bits", "bandwidth"), ".1f")
 
 
 def nearest_training(samples: np.ndarray, source: Source) -> Pairs | None:

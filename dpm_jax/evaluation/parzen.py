@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from dpm_jax.evaluation.estimate import Estimate
 from dpm_jax.units import bits
 
 __all__ = ["CANDIDATES", "Parzen", "choose_bandwidth", "evaluate", "log_likelihood"]
@@ -40,20 +41,16 @@ class Parzen(NamedTuple):
     """Parzen-window log-likelihood of test data, an example.
 
     Attributes:
-      nats: mean over the test points.
-      stderr_nats: its standard error over the test points, samples and bandwidth held fixed.
+      nats: mean over the test points, samples and bandwidth held fixed.
       bits: `nats` in bits.
-      stderr_bits: `stderr_nats` in bits.
       bandwidth: h, chosen on the validation points.
       bandwidth_at_end: True if that is the least or greatest candidate, so that a better one may lie beyond.
       num_samples: of the model.
       num_points: of the test data.
     """
 
-    nats: float
-    stderr_nats: float
-    bits: float
-    stderr_bits: float
+    nats: Estimate
+    bits: Estimate
     bandwidth: float
     bandwidth_at_end: bool
     num_samples: int
@@ -198,12 +195,9 @@ def evaluate(
         raise ValueError(f"test: a standard error needs at least 2 images, got {len(test)}")
     bandwidth = choose_bandwidth(samples, validation, candidates)
     values = log_likelihood(samples, test, bandwidth)
-    mean, stderr = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
     return Parzen(
-        nats=mean,
-        stderr_nats=stderr,
-        bits=bits(mean),
-        stderr_bits=bits(stderr),
+        nats=Estimate.of(values),
+        bits=Estimate.of(bits(values)),
         bandwidth=bandwidth,
         bandwidth_at_end=bandwidth in (min(candidates), max(candidates)),
         num_samples=len(samples),

@@ -12,38 +12,33 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.patches import Circle
 from PIL import Image
 
-from dpm_jax.errors import UserError
+from dpm_jax.errors import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "BLUE",
+    "INK",
+    "RED",
     "Drift",
-    "Lift",
-    "Line",
-    "Steps",
     "animate",
     "bit_trajectories",
     "bits",
-    "comparison",
     "image_grid",
     "image_pairs",
     "image_rows",
     "images",
     "observations",
-    "per_step_kl",
     "pixels",
     "point_trajectories",
     "points",
-    "restoration",
     "save",
     "save_images",
-    "short_chains",
 ]
 
-_BLUE, _RED, _INK = "#2166ac", "#b2182b", "#222222"
-_RED = "#b2182b"
+BLUE, RED, INK = "#2166ac", "#b2182b", "#222222"
 # What is hidden, told from every grey.
 _HIDDEN = (0.62, 0.80, 0.96)
 # Of saved pictures.
@@ -57,40 +52,6 @@ class Drift(NamedTuple):
     arrow: np.ndarray
 
 
-class Lift(NamedTuple):
-    """Gain of AIS over the bound K, against the number of trajectories.
-
-    Attributes:
-      k: how many trajectories.
-      gain: AIS - K.
-      stderr: of the gain.
-      marks: what else lies above K, how far, and with what standard error, by name.
-    """
-
-    k: Sequence[int]
-    gain: Sequence[float]
-    stderr: Sequence[float]
-    marks: dict[str, tuple[float, float]]
-
-
-class Line(NamedTuple):
-    """K of chains of several lengths, with its standard error."""
-
-    num_steps: Sequence[int]
-    k: Sequence[float]
-    stderr: Sequence[float]
-
-
-class Steps(NamedTuple):
-    """Entropies of the reverse steps at t = 2..T, but for those known: `true` at `true_t`, which may be empty."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    model: np.ndarray
-    true_t: np.ndarray
-    true: np.ndarray
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write as PNG and forget the figure.
 
@@ -98,9 +59,8 @@ def save(figure: Figure, path: Path) -> None:
       UserError: if the file can't be written.
     """
     try:
-        figure.savefig(path, dpi=_DPI)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with writing(path):
+            figure.savefig(path, dpi=_DPI)
     finally:
         plt.close(figure)
 
@@ -124,10 +84,8 @@ def save_images(samples: np.ndarray, folder: Path) -> list[str]:
     digits = max(4, len(str(len(samples) - 1)))
     names = [f"{i:0{digits}}.png" for i in range(len(samples))]
     for name, image in zip(names, samples, strict=True):
-        try:
+        with writing(folder / name):
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / name)
-        except OSError as error:
-            raise UserError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
     return names
 
 
@@ -137,13 +95,8 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba()).copy()  # type: ignore[attr-defined]
 
 
-def _plane(axes: Axes, limit: float) -> None:
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
-
-
-def _scatter(axes: Axes, x: np.ndarray, limit: float) -> None:
-    axes.scatter(x[:, 0], x[:, 1], s=1.2, color=_BLUE, alpha=0.6, linewidths=0)
-    _plane(axes, limit)
+def _scatter(axes: Axes, x: np.ndarray) -> None:
+    axes.scatter(x[:, 0], x[:, 1], s=1.2, color=BLUE, alpha=0.6, linewidths=0)
 
 
 def point_trajectories(
@@ -153,7 +106,6 @@ def point_trajectories(
     drift_times: Sequence[int],
     drift: Sequence[Drift],
     title: str,
-    limit: float = 3.0,
 ) -> Figure:
     """Draw the paper's Figure 1: forward chain, learned reverse chain, drift; a column a time.
 
@@ -164,35 +116,31 @@ def point_trajectories(
       drift_times: of the last row, where t = 0 has no step.
       drift: f_mu(x, t) - x at those times.
       title: over the whole.
-      limit: of both axes.
     """
     figure, grid = plt.subplots(3, len(times), figsize=(3 * len(times), 9.4), layout="constrained", squeeze=False)
     for column, t in enumerate(times):
         grid[0, column].set_title(f"t = {t}")
-        _scatter(grid[0, column], forward[column], limit)
-        _scatter(grid[1, column], reverse[column], limit)
-        axes = grid[2, column]
+        _scatter(grid[0, column], forward[column])
+        _scatter(grid[1, column], reverse[column])
         field = drift[column]
-        axes.quiver(*field.position.T, *field.arrow.T, color=_INK, angles="xy", width=0.004)
-        _plane(axes, limit)
-        axes.set_xlabel(f"t = {drift_times[column]}")
+        grid[2, column].quiver(*field.position.T, *field.arrow.T, color=INK, angles="xy", width=0.004)
+        for axes in grid[:, column]:
+            axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[], aspect="equal")
+        grid[2, column].set_xlabel(f"t = {drift_times[column]}")
     for row, name in enumerate(("forward  $q(x_t)$", "learned reverse  $p(x_t)$", r"drift  $f_\mu(x_t, t) - x_t$")):
         grid[row, 0].set_ylabel(name, fontsize=12)
     figure.suptitle(title)
     return figure
 
 
-def points(x: np.ndarray, limit: float | None = None) -> Figure:
+def points(x: np.ndarray) -> Figure:
     """Draw a scatter plot of [n, d >= 2] points, first two coordinates; of [n, 1], a histogram."""
     figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
     if x.shape[1] == 1:
-        axes.hist(x[:, 0], bins=100, color=_BLUE)
+        axes.hist(x[:, 0], bins=100, color=BLUE)
         return figure
-    axes.scatter(x[:, 0], x[:, 1], s=2, color=_BLUE, alpha=0.5, linewidths=0)
-    if limit is None:
-        axes.set_aspect("equal", adjustable="datalim")
-    else:
-        _plane(axes, limit)
+    axes.scatter(x[:, 0], x[:, 1], s=2, color=BLUE, alpha=0.5, linewidths=0)
+    axes.set_aspect("equal", adjustable="datalim")
     return figure
 
 
@@ -201,9 +149,9 @@ def _rows(axes: Axes, x: np.ndarray, title: str) -> None:
     axes.set(xticks=[], yticks=[], title=title)
 
 
-def bits(x: np.ndarray, most: int = 60) -> Figure:
-    """Bit strings [n, d], one a row, the first `most` of them."""
-    shown = x[:most]
+def bits(x: np.ndarray) -> Figure:
+    """Draw bit strings [n, d], one a row, the first 60 of them."""
+    shown = x[:60]
     figure, axes = plt.subplots(figsize=(4, 1 + 4 * len(shown) / shown.shape[1]), layout="constrained")
     _rows(axes, shown, f"{len(shown)} of {len(x)} samples")
     return figure
@@ -251,13 +199,12 @@ def _show(axes: Axes, grid: np.ndarray, title: str) -> None:
     axes.set(xticks=[], yticks=[], title=title)
 
 
-def images(samples: np.ndarray, title: str = "") -> Figure:
+def images(samples: np.ndarray) -> Figure:
     """Draw a grid of images [n, H, W, C], uint8 or real; of more than 3 channels, the first."""
     grid = image_grid(samples)
     side = 7 / max(grid.shape[:2])
-    size = (side * grid.shape[1], side * grid.shape[0] + (0.4 if title else 0))
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    _show(axes, grid, title)
+    figure, axes = plt.subplots(figsize=(side * grid.shape[1], side * grid.shape[0]), layout="constrained")
+    _show(axes, grid, "")
     return figure
 
 
@@ -372,28 +319,24 @@ def _panels(num: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
 
 def _observed_bits(y: np.ndarray, mask: np.ndarray, draws: np.ndarray, truth: np.ndarray | None) -> Figure:
     num, num_draws, length = draws.shape
-    most = min(num_draws, 30 if num == 1 else 8)
-    names = [*(["truth"] if truth is not None else []), "observed", *["draws"] * most]
-    names += ["mean"] if num_draws > 1 else []
+    shown = draws[:, : 30 if num == 1 else 8]
+    parts = [] if truth is None else [("truth", truth[:, None])]
+    parts += [("observed", y[:, None]), ("draws", shown)]
+    parts += [("mean", draws.mean(1, keepdims=True))] if num_draws > 1 else []
+    names = [name for name, rows in parts for _ in range(rows.shape[1])]
+    every = np.concatenate([rows for _, rows in parts], axis=1)
     # Long strings are drawn with flat bits.
     row = max(3.0 / length, 0.13)
     figure, panels = _panels(num, 3.6, 0.3 + row * len(names))
     for i, axes in enumerate(panels):
-        rows = np.concatenate(
-            [
-                *([truth[i : i + 1]] if truth is not None else []),
-                y[i : i + 1],
-                draws[i, :most],
-                *([draws[i].mean(0, keepdims=True)] if num_draws > 1 else []),
-            ]
-        )
+        rows = every[i]
         seen = np.ones_like(rows, bool)
         above = names.index("observed")
         seen[above] = mask[i]
         ink = np.repeat(1 - rows.astype(np.float64)[..., None], 3, axis=-1)
         axes.imshow(np.where(seen[..., None], ink, _HIDDEN), interpolation="nearest", aspect="auto", vmin=0, vmax=1)
         ends = [above + 0.5, *([above - 0.5] if above else []), *([len(rows) - 1.5] if num_draws > 1 else [])]
-        axes.hlines(ends, -0.5, length - 0.5, color=_RED, linewidth=1)
+        axes.hlines(ends, -0.5, length - 0.5, color=RED, linewidth=1)
         ticks = [j for j, name in enumerate(names) if j == names.index(name)]
         axes.set_yticks(ticks, [names[j] for j in ticks], fontsize=8)
         axes.tick_params(length=0)
@@ -407,10 +350,10 @@ def _observed_points(
     figure, panels = _panels(len(y), 3.0, 3.0)
     if y.shape[-1] == 1:
         for i, axes in enumerate(panels):
-            axes.hist(draws[i, :, 0], bins=40, color=_BLUE)
-            axes.axvline(float(y[i, 0]), color=_INK)
+            axes.hist(draws[i, :, 0], bins=40, color=BLUE)
+            axes.axvline(float(y[i, 0]), color=INK)
             if truth is not None:
-                axes.axvline(float(truth[i, 0]), color=_RED, linestyle="--")
+                axes.axvline(float(truth[i, 0]), color=RED, linestyle="--")
         return figure
     shown = len(panels)
     ends = [draws[:shown, :, :2].reshape(-1, 2), *([] if truth is None else [truth[:shown, :2]])]
@@ -427,117 +370,19 @@ def _observed_points(
     for i, axes in enumerate(panels):
         (x, y_), (seen_x, seen_y) = y[i, :2], mask[i, :2]
         if seen_x and seen_y:
-            axes.plot(x, y_, "+", color=_INK, markersize=12, zorder=4)
-            axes.add_patch(Circle((x, y_), noise, fill=False, color=_INK, linewidth=0.8))
+            axes.plot(x, y_, "+", color=INK, markersize=12, zorder=4)
+            axes.add_patch(Circle((x, y_), noise, fill=False, color=INK, linewidth=0.8))
         elif seen_x:
-            axes.axvline(x, color=_INK, linewidth=0.8)
+            axes.axvline(x, color=INK, linewidth=0.8)
         elif seen_y:
-            axes.axhline(y_, color=_INK, linewidth=0.8)
-        axes.scatter(draws[i, :, 0], draws[i, :, 1], s=size, color=_BLUE, alpha=0.4, linewidths=0, zorder=3)
+            axes.axhline(y_, color=INK, linewidth=0.8)
+        axes.scatter(draws[i, :, 0], draws[i, :, 1], s=size, color=BLUE, alpha=0.4, linewidths=0, zorder=3)
         if truth is not None:
-            axes.plot(truth[i, 0], truth[i, 1], "o", color=_RED, markersize=5, zorder=5)
+            axes.plot(truth[i, 0], truth[i, 1], "o", color=RED, markersize=5, zorder=5)
         axes.set(xlim=(left[0], right[0]), ylim=(left[1], right[1]), aspect="equal" if alike else "auto")
         axes.tick_params(labelsize=7)
     names = ["blue: draws", "cross, line: observed", *(["red: truth"] if truth is not None else [])]
     figure.suptitle("; ".join(names), fontsize=9)
-    return figure
-
-
-def per_step_kl(kl: Sequence[float], log_nsr: np.ndarray, unit: str) -> Figure:
-    """KL of each reverse step in bits, [T + 1], against t, and what it sums to from T down."""
-    t = np.arange(2, len(kl))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    left.plot(t, kl[2:], color=_BLUE, marker="." if len(t) < 60 else None)
-    left.set(xlabel="t", ylabel=f"KL of the step ({unit})", title="Where the bound is spent")
-    right.plot(log_nsr[2:] / np.log(10), np.cumsum(kl[2:]), color=_BLUE)
-    right.set(xlabel=r"$\log_{10} \nu_t$ (noise-to-signal ratio)", ylabel=f"sum over s = 2..t ({unit})")
-    right.set_title("The same against the noise level")
-    return figure
-
-
-def comparison(first: np.ndarray, second: np.ndarray, names: tuple[str, str], unit: str) -> Figure:
-    """Draw K of two models on the same examples, [N] each, against each other, and their differences."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    ends = [min(first.min(), second.min()), max(first.max(), second.max())]
-    left.plot(ends, ends, color=_INK, lw=0.8)
-    left.scatter(second, first, s=4, color=_BLUE, alpha=0.5, linewidths=0)
-    left.set(xlabel=f"K of {names[1]} ({unit})", ylabel=f"K of {names[0]} ({unit})", title="Each example")
-    apart = first - second
-    right.hist(apart, bins=min(60, max(10, len(apart) // 10)), color=_BLUE, alpha=0.7)
-    right.axvline(0, color=_INK, lw=0.8)
-    right.axvline(float(apart.mean()), color=_RED, lw=1.5, label=f"mean {apart.mean():.4f}")
-    right.set(xlabel=f"K of the first - K of the second ({unit})", ylabel="examples", title="Paired differences")
-    right.legend()
-    return figure
-
-
-def restoration(t: Sequence[int], degraded: Sequence[float], restored: Sequence[float]) -> Figure:
-    """Mean absolute errors of degraded and of restored images at each t."""
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.plot(t, degraded, color=_INK, label="degraded, left as they are")
-    axes.plot(t, restored, color=_BLUE, label="restored")
-    axes.set(xlabel="t", ylabel="mean absolute error, standard deviations", ylim=(0, None))
-    axes.legend()
-    return figure
-
-
-def likelihood(lift: Lift, lower: Sequence[float], upper: Sequence[float], steps: Steps, unit: str) -> Figure:
-    """AIS against k, its sandwich on the model's samples, and the entropies of the reverse steps.
-
-    Args:
-      lift: on held-out data.
-      lower: bound on the log-likelihood of samples, at the same k.
-      upper: the same from above.
-      steps: entropies.
-      unit: of all.
-    """
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    left.axhline(0, color=_INK, linewidth=0.8)
-    left.errorbar(lift.k, lift.gain, lift.stderr, color=_BLUE, marker="o", capsize=3)
-    for style, (name, (value, stderr)) in zip(("--", ":"), lift.marks.items(), strict=False):
-        left.axhspan(value - stderr, value + stderr, color=_INK, alpha=0.08, linewidth=0)
-        left.axhline(value, color=_INK, linestyle=style, linewidth=1, label=f"{name}, ± standard error")
-    if lift.marks:
-        left.legend(loc="best")
-    left.set(xscale="log", xlabel="trajectories k", ylabel=f"above K ({unit})", title="AIS on held-out data")
-    # Samples differ in their likelihood by far more than the bounds do, which are of the same samples.
-    middle.fill_between(lift.k, lower, upper, color=_BLUE, alpha=0.15, linewidth=0)
-    middle.plot(lift.k, upper, color=_RED, marker="v", label="upper")
-    middle.plot(lift.k, lower, color=_BLUE, marker="^", label="lower")
-    middle.legend(loc="best", title=f"{upper[-1] - lower[-1]:.1g} apart at k = {lift.k[-1]}")
-    middle.set(xscale="log", xlabel="trajectories k", ylabel=f"log-likelihood ({unit})", title="Samples of the model")
-    t = np.arange(2, 2 + len(steps.lower))
-    right.fill_between(t, 0, steps.upper - steps.lower, color=_BLUE, alpha=0.15, linewidth=0, label="between bounds")
-    right.plot(t, steps.model - steps.lower, color=_BLUE, label="model")
-    if len(steps.true_t):
-        true = steps.true - steps.lower[steps.true_t - 2]
-        right.plot(steps.true_t, true, color=_INK, marker="o", markersize=3, linestyle="", label="true")
-    right.legend(loc="best")
-    right.set(xlabel="t", ylabel=f"above the lower bound ({unit})", title="Entropy of the reverse step")
-    return figure
-
-
-def short_chains(lines: dict[str, Line], num_timesteps: int, full: float, null: float, unit: str) -> Figure:
-    """K against the number of steps of the chain.
-
-    Args:
-      lines: by name of the spacing.
-      num_timesteps: T.
-      full: K of all T steps.
-      null: L_null.
-      unit: of all.
-    """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    axes.axhline(full, color=_INK, linewidth=0.8, label=f"all T = {num_timesteps} steps")
-    for (name, line), colour, marker in zip(lines.items(), (_INK, _RED, _BLUE), "sv^", strict=False):
-        axes.errorbar(line.num_steps, line.k, line.stderr, color=colour, marker=marker, capsize=3, label=name)
-    # A chain that is worse than none at all would hide what there is to see of the others.
-    lowest = min([full, *(k for line in lines.values() for k in line.k)])
-    room = 0.05 * max(full - max(lowest, null), 1e-6)
-    axes.set_ylim(bottom=max(lowest, null) - room)
-    axes.set(xscale="log", xlabel="steps of the chain", ylabel=f"lower bound ({unit})")
-    axes.set_title("K of the same network with fewer steps")
-    axes.legend(loc="lower right")
     return figure
 
 
@@ -561,7 +406,7 @@ def animate(times: np.ndarray, states: np.ndarray, path: Path, binary: bool) -> 
         elif binary:
             _rows(axes, states[frame][:40], "")
         else:
-            axes.scatter(states[frame][:, 0], states[frame][:, 1], s=1.2, color=_BLUE, alpha=0.6, linewidths=0)
+            _scatter(axes, states[frame])
             low, high = ends.min(0), ends.max(0)
             axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.set_title(f"t = {times[frame]}")

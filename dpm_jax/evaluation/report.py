@@ -16,14 +16,16 @@ from dpm_jax import bound, optimal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.distributions import Normal
 from dpm_jax.errors import UserError
+from dpm_jax.evaluation.estimate import Estimate
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.numerics.shapes import chunk_size
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
-from dpm_jax.units import bits, bits_per_dimension, discrete_bits_per_dimension, num_parts
+from dpm_jax.units import bits_per_dimension, bits_per_part, discrete_bits_per_dimension
 
-__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "stderr", "table"]
+__all__ = ["Report", "check_examples", "evaluate", "in_chunks", "table"]
 
 # Examples at a time, of small ones.
 _CHUNK = 4096
@@ -32,43 +34,35 @@ _MAX_BYTES = 2**32
 
 
 class Report(NamedTuple):
-    """All in bits, of `unit` (a pixel of an image, else an example); keys of `evaluation.json`.
+    """All in bits, of `unit` (a pixel of an image, else an example); written to `evaluation.json`.
 
     Attributes:
-      bound_bits: K, the lower bound on the log-likelihood.
-      bound_stderr_bits: its standard error, over examples and noise.
+      bound_bits: K, the lower bound on the log-likelihood; its standard error is over examples and noise.
       null_bits: L_null, the log-likelihood of the null model on the same examples.
-      gain_bits: K - L_null.
-      gain_stderr_bits: its standard error, paired.
+      gain_bits: K - L_null, paired.
       limit_bits: E log p(x) of the data's own law, which no model exceeds; None if unknown.
       gap_bits: limit minus K, as the mean of log p(x) - K(x) over the same examples, so that
-        it is sharper than the difference of the two lines above; None if unknown.
-      gap_stderr_bits: its standard error.
+        it is sharper than the difference of the two means; unknown where the limit is.
       ceiling_bits: K of the best model with reverse steps of this form at this T and schedule, on the
         same examples and noise, where it can be enumerated; None elsewhere.
       edge_bits, kl_bits, prior_kl_bits: the terms of K = edge - kl - prior_kl.
       entropy_first_bits, entropy_last_bits, entropy_prior_bits: H_q(X_1 | X_0),
         H_q(X_T | X_0), H_p(X_T), the edge entropies of equation 14.
       discrete_bits_per_dim: upper bound on the code length of 8-bit pixels, or of integers, that K stands for, see
-        `units`; less is better; None unless all values are integers.
-      discrete_stderr: its standard error.
+        `units`; less is better; unknown unless all values are integers.
       discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
-        p(x_0 | x_1) given by the mass in each pixel's bin (`Normal.bin_log_prob`).
-      discretized_stderr: its standard error.
+        p(x_0 | x_1) given by the mass in each pixel's bin (`Normal.bin_log_prob`); unknown for other data.
       edge: treatment of p(x_0 | x_1), "forward" or "decoder".
       unit: of all of these.
       num_examples, num_timesteps, step: what was evaluated.
       per_step_kl_bits: [T + 1] mean KL term at each t; 0 at 0 and 1.
     """
 
-    bound_bits: float
-    bound_stderr_bits: float
+    bound_bits: Estimate
     null_bits: float
-    gain_bits: float
-    gain_stderr_bits: float
+    gain_bits: Estimate
     limit_bits: float | None
-    gap_bits: float | None
-    gap_stderr_bits: float | None
+    gap_bits: Estimate
     ceiling_bits: float | None
     edge_bits: float
     kl_bits: float
@@ -76,16 +70,14 @@ class Report(NamedTuple):
     entropy_first_bits: float
     entropy_last_bits: float
     entropy_prior_bits: float
-    discrete_bits_per_dim: float | None
-    discrete_stderr: float | None
-    discretized_bits_per_dim: float | None
-    discretized_stderr: float | None
+    discrete_bits_per_dim: Estimate
+    discretized_bits_per_dim: Estimate
     edge: str
     unit: str
     num_examples: int
     num_timesteps: int
     step: int
-    per_step_kl_bits: list[float]
+    per_step_kl_bits: np.ndarray
 
 
 def in_chunks(
@@ -193,11 +185,7 @@ def evaluate(
             f"K of {lost} of {len(x_0)} held-out examples is not finite, so there is none to report; the training has "
             "diverged, or these examples are far from what it saw"
         )
-    parts = num_parts(source.shape)
-
-    def in_unit(nats: Array | np.ndarray) -> np.ndarray:
-        return np.asarray(bits(np.asarray(nats, np.float64)) / parts)
-
+    in_unit = partial(bits_per_part, shape=source.shape)
     process: Any = experiment.model(params).process
     null, k = in_unit(process.null_log_prob(x_0)), in_unit(result.k)
     gap = None
@@ -207,7 +195,7 @@ def evaluate(
     if source.standardization.step.all():
         k_nats = np.asarray(result.k, np.float64)
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
-    if source.standardization.levels is not None:
+    if source.standardization.levels is not None and experiment.config.edge != "grid":
         discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
     ceiling = _ceiling(noise_key, experiment, process, source, x_0)
 
@@ -215,19 +203,14 @@ def evaluate(
         return float(in_unit(values).mean())
 
     return Report(
-        bound_bits=float(k.mean()),
-        bound_stderr_bits=stderr(k),
+        bound_bits=Estimate.of(k),
         null_bits=float(null.mean()),
-        gain_bits=float((k - null).mean()),
-        gain_stderr_bits=stderr(k - null),
-        limit_bits=None if source.mean_log_prob is None else float(in_unit(np.asarray(source.mean_log_prob()))),
-        gap_bits=None if gap is None else float(gap.mean()),
-        gap_stderr_bits=None if gap is None else stderr(gap),
-        discrete_bits_per_dim=None if discrete is None else float(discrete.mean()),
-        discrete_stderr=None if discrete is None else stderr(discrete),
-        discretized_bits_per_dim=None if discretized is None else float(discretized.mean()),
-        discretized_stderr=None if discretized is None else stderr(discretized),
-        ceiling_bits=None if ceiling is None else float(in_unit(np.asarray(ceiling))),
+        gain_bits=Estimate.of(k - null),
+        limit_bits=None if source.mean_log_prob is None else float(in_unit(source.mean_log_prob())),
+        gap_bits=Estimate.of(gap),
+        discrete_bits_per_dim=Estimate.of(discrete),
+        discretized_bits_per_dim=Estimate.of(discretized),
+        ceiling_bits=None if ceiling is None else float(in_unit(ceiling)),
         edge_bits=mean_bits(result.edge),
         kl_bits=mean_bits(result.kl),
         prior_kl_bits=mean_bits(result.prior_kl),
@@ -239,40 +222,33 @@ def evaluate(
         num_examples=len(x_0),
         num_timesteps=experiment.num_timesteps,
         step=step,
-        per_step_kl_bits=[float(value) for value in in_unit(per_step)],
+        per_step_kl_bits=in_unit(per_step),
     )
-
-
-def stderr(values: np.ndarray) -> float:
-    """Return standard error of the mean over independent examples, [N]."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def table(report: Report) -> str:
     """Format the report as a table for the screen."""
-    edge = {
-        "forward": "edge, p(x_0|x_1) = forward kernel",
-        "decoder": "edge, p(x_0|x_1) learned",
-        "grid": "edge, p(x_0|x_1) of levels",
-    }[report.edge]
-    rows: list[tuple[str, float | None, float | None]] = [
-        ("limit, E log2 p(x)", report.limit_bits, None),
-        (f"ceiling at T = {report.num_timesteps}, best factorised step", report.ceiling_bits, None),
-        ("K, lower bound on the log-likelihood", report.bound_bits, report.bound_stderr_bits),
-        ("gap, limit - K (paired)", report.gap_bits, report.gap_stderr_bits),
-        ("L_null", report.null_bits, None),
-        ("gain, K - L_null", report.gain_bits, report.gain_stderr_bits),
-        (f"  {edge}", report.edge_bits, None),
-        (f"  - sum of KL over t = 2..{report.num_timesteps}", -report.kl_bits, None),
-        ("  - KL of q(x_T|x_0) from the prior", -report.prior_kl_bits, None),
-        ("  H_q(X_1|X_0)", report.entropy_first_bits, None),
-        ("  H_q(X_T|X_0)", report.entropy_last_bits, None),
-        ("  H_p(X_T)", report.entropy_prior_bits, None),
-        ("bits/dim of the pixels or integers, dequantised", report.discrete_bits_per_dim, report.discrete_stderr),
-        ("bits/dim of the pixels, discretised decoder", report.discretized_bits_per_dim, report.discretized_stderr),
-    ]
-    lines = [f"{report.unit}, {report.num_examples} held-out examples, T = {report.num_timesteps}, step {report.step}"]
-    for name, value, stderr in rows:
-        if value is not None:
-            lines.append(f"  {name:<48} {value:>10.4f}" + ("" if stderr is None else f" +- {stderr:.4f}"))
-    return "\n".join(lines)
+    r = report
+    edge = {"forward": "= forward kernel", "decoder": "learned", "grid": "learned, of levels"}[r.edge]
+    return aligned(
+        f"{r.unit}, {r.num_examples} held-out examples, T = {r.num_timesteps}, step {r.step}",
+        [
+            ("limit, E log2 p(x)", r.limit_bits),
+            (f"ceiling at T = {r.num_timesteps}, best factorised step", r.ceiling_bits),
+            ("K, lower bound on the log-likelihood", r.bound_bits),
+            ("gap, limit - K (paired)", r.gap_bits),
+            ("L_null", r.null_bits),
+            ("gain, K - L_null", r.gain_bits),
+            (f"  edge, p(x_0|x_1) {edge}", r.edge_bits),
+            (f"  - sum of KL over t = 2..{r.num_timesteps}", -r.kl_bits),
+            ("  - KL of q(x_T|x_0) from the prior", -r.prior_kl_bits),
+            ("  H_q(X_1|X_0)", r.entropy_first_bits),
+            ("  H_q(X_T|X_0)", r.entropy_last_bits),
+            ("  H_p(X_T)", r.entropy_prior_bits),
+            (
+                f"bits/dim of the pixels{'' if r.edge == 'grid' else ' or integers, dequantised'}",
+                r.discrete_bits_per_dim,
+            ),
+            ("bits/dim of the pixels, discretised decoder", r.discretized_bits_per_dim),
+        ],
+    )

@@ -12,12 +12,14 @@ from jax import Array
 from dpm_jax import respacing
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
-from dpm_jax.evaluation.report import check_examples, in_chunks, stderr
+from dpm_jax.evaluation.estimate import Estimate
+from dpm_jax.evaluation.report import check_examples, in_chunks
 from dpm_jax.evaluation.short_chains import shortened
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.respacing import Costs
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Params
-from dpm_jax.units import bits, num_parts
+from dpm_jax.units import bits_per_part
 
 __all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "table"]
 
@@ -36,28 +38,22 @@ class Row(NamedTuple):
       spacing: "all" for the chain of T steps, "uniform", "quadratic" or "optimal".
       num_steps: of the chain.
       bound_bits: K, on fresh examples and noise.
-      bound_stderr_bits: its standard error.
-      gain_bits: K - L_null.
-      gain_stderr_bits: its standard error, paired.
-      lost_bits: how far below K of all T steps, on the same examples.
-      lost_stderr_bits: its standard error, paired.
+      gain_bits: K - L_null, paired.
+      lost_bits: how far below K of all T steps, paired.
       table_bits: what the table says of K; of the optimum too much, it was chosen by it. None where the table
         does not have all of these times.
     """
 
     spacing: str
     num_steps: int
-    bound_bits: float
-    bound_stderr_bits: float
-    gain_bits: float
-    gain_stderr_bits: float
-    lost_bits: float
-    lost_stderr_bits: float
+    bound_bits: Estimate
+    gain_bits: Estimate
+    lost_bits: Estimate
     table_bits: float | None
 
 
 class RespacingReport(NamedTuple):
-    """Keys of `respacing.json`.
+    """K of chains of several lengths; written to `respacing.json`.
 
     Attributes:
       rows: that of all T steps first.
@@ -105,7 +101,6 @@ def evaluate(
       UserError: as `report.check_examples`, or if the table is not finite.
     """
     table_key, noise_key, data_key, bound_key = jax.random.split(key, 4)
-    parts = num_parts(source.shape)
 
     @jax.jit
     def costs_of(params: Params, key: Array, x_0: Array) -> Costs:
@@ -123,20 +118,19 @@ def evaluate(
 
     x_0 = source.held_out(data_key, check_examples(source, num))
     process: Any = experiment.model(params).process
-    null = np.asarray(process.null_log_prob(x_0), np.float64)
+    null = bits_per_part(process.null_log_prob(x_0), source.shape)
 
     def k_of(which: Experiment) -> np.ndarray:
         found, _ = in_chunks(bound_key, experiment, which.model, params, x_0, experiment.edge)
-        return np.asarray(found.k, np.float64)
+        return np.asarray(bits_per_part(found.k, source.shape))
 
     full = k_of(experiment)
 
     def row(spacing: str, times: np.ndarray, k: np.ndarray) -> Row:
-        values = [f(v) for v in (k, k - null, full - k) for f in (np.mean, stderr)]
         in_table = np.isin(times, costs.times).all()
-        by_table = float(bits(-respacing.cost_of(costs, times)) / parts) if in_table else None
-        bound, bound_stderr, gain, gain_stderr, lost, lost_stderr = (float(bits(value) / parts) for value in values)
-        return Row(spacing, len(times), bound, bound_stderr, gain, gain_stderr, lost, lost_stderr, by_table)
+        by_table = float(bits_per_part(-respacing.cost_of(costs, times), source.shape)) if in_table else None
+        bound, gain, lost = map(Estimate.of, (k, k - null, full - k))
+        return Row(spacing, len(times), bound, gain, lost, by_table)
 
     rows = [row("all", np.arange(1, num_timesteps + 1), full)]
     budgets = [budget for budget in BUDGETS if budget < num_timesteps]
@@ -153,18 +147,13 @@ def evaluate(
 
 def table(report: RespacingReport) -> str:
     """Format the report as a table for the screen."""
-    lines = [
+    title = (
         f"{report.unit}, {report.num_examples} held-out examples, times chosen by {report.table_examples} others,"
-        f" step {report.step}",
-        f"  {'steps':>6} {'spacing':<10} {'K':>20} {'K - L_null':>20} {'lost by fewer steps':>20} {'of the gain':>12}",
+        f" step {report.step}"
+    )
+    shares = [row.gain_bits.mean / report.rows[0].gain_bits.mean for row in report.rows]
+    rows = [
+        (row.num_steps, row.spacing, row.bound_bits, row.gain_bits, row.lost_bits, f"{share:>11.1%}")
+        for row, share in zip(report.rows, shares, strict=True)
     ]
-    for row in report.rows:
-        pairs = [
-            (row.bound_bits, row.bound_stderr_bits),
-            (row.gain_bits, row.gain_stderr_bits),
-            (row.lost_bits, row.lost_stderr_bits),
-        ]
-        cells = " ".join(f"{value:>10.4f} +- {error:.4f}" for value, error in pairs)
-        share = row.gain_bits / report.rows[0].gain_bits
-        lines.append(f"  {row.num_steps:>6} {row.spacing:<10} {cells} {share:>11.1%}")
-    return "\n".join(lines)
+    return aligned(title, rows, ("steps", "spacing", "K", "K - L_null", "lost by fewer steps", "of the gain"))

@@ -11,6 +11,8 @@ from jax import Array
 
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
+from dpm_jax.evaluation.estimate import Estimate
+from dpm_jax.evaluation.table import aligned
 from dpm_jax.numerics.shapes import chunk_size
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Params
@@ -23,21 +25,19 @@ _ROWS = 10
 
 
 class RestorationReport(NamedTuple):
-    """Mean absolute errors a dimension, in units of the data's standard deviation; keys of `evaluation.json`.
+    """Mean absolute errors a dimension, in units of the data's standard deviation; written to `evaluation.json`.
 
     Attributes:
       t: [T] times 1..T.
       degraded: [T] of x_t, left as it is.
-      restored: [T] of the network's estimate of x_0.
-      restored_stderr: [T] its standard error over images.
+      restored: [T] of the network's estimate of x_0, means over images.
       mean_restored: over all t, which with the norm "l1" is what is trained.
       num_examples, num_timesteps, step: what was evaluated.
     """
 
     t: list[int]
-    degraded: list[float]
-    restored: list[float]
-    restored_stderr: list[float]
+    degraded: np.ndarray
+    restored: Estimate
     mean_restored: float
     num_examples: int
     num_timesteps: int
@@ -96,9 +96,8 @@ def evaluate(
         )
     return RestorationReport(
         t=list(range(1, num_timesteps + 1)),
-        degraded=degraded.mean(1).tolist(),
-        restored=restored.mean(1).tolist(),
-        restored_stderr=(restored.std(1, ddof=1) / np.sqrt(len(x_0))).tolist(),
+        degraded=degraded.mean(1),
+        restored=Estimate.of(restored),
         mean_restored=float(restored.mean()),
         num_examples=len(x_0),
         num_timesteps=num_timesteps,
@@ -108,12 +107,10 @@ def evaluate(
 
 def table(report: RestorationReport) -> str:
     """For the screen."""
-    lines = [
-        f"mean absolute errors, {report.num_examples} held-out images, T = {report.num_timesteps}, step {report.step}",
-        f"  {'t':>6} {'degraded':>10} {'restored':>10}",
-    ]
-    for i in np.unique(np.linspace(0, report.num_timesteps - 1, _ROWS).round().astype(int)):
-        stderr = f"+- {report.restored_stderr[i]:.4f}"
-        lines.append(f"  {report.t[i]:>6} {report.degraded[i]:>10.4f} {report.restored[i]:>10.4f} {stderr}")
-    lines.append(f"  restored, mean over t: {report.mean_restored:.4f}; a cold chain has no likelihood, and no K")
-    return "\n".join(lines)
+    shown = np.unique(np.linspace(0, report.num_timesteps - 1, _ROWS).round().astype(int))
+    rows = [(report.t[i], report.degraded[i], report.restored.at(i)) for i in shown]
+    title = (
+        f"mean absolute errors, {report.num_examples} held-out images, T = {report.num_timesteps}, step {report.step}"
+    )
+    last = f"restored, mean over t: {report.mean_restored:.4f}; a cold chain has no likelihood, and no K"
+    return f"{aligned(title, rows, ('t', 'degraded', 'restored'))}\n  {last}"

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dpm_jax.evaluation.estimate import Estimate
 from dpm_jax.evaluation.observations import Observations
+from dpm_jax.evaluation.table import aligned
 
 __all__ = ["Scores", "mean_of_draws", "psnr", "score", "table"]
 
@@ -106,14 +108,10 @@ def mean_of_draws(draws: np.ndarray) -> np.ndarray:
 def table(scores: Scores) -> str:
     """For the screen."""
     num = len(scores.single)
-    lines = [f"{scores.measure}; {num} observation{'s' if num > 1 else ''}"]
     rows = [
         ("the observation itself", scores.observed),
         ("a draw" if scores.num_draws == 1 else f"single draws, mean of {scores.num_draws}", scores.single),
         (f"{'majority' if 'bits' in scores.measure else 'mean'} of the {scores.num_draws} draws", scores.mean),
     ]
-    for name, values in rows:
-        if values is not None:
-            spread = values.std(ddof=1) / num**0.5 if num > 1 and np.isfinite(values).all() else None
-            lines.append(f"  {name:<28} {values.mean():>9.4g}" + ("" if spread is None else f" +- {spread:.2g}"))
-    return "\n".join(lines)
+    title = f"{scores.measure}; {num} observation{'s' if num > 1 else ''}"
+    return aligned(title, [(name, Estimate.of(values)) for name, values in rows], number=".4g")

@@ -10,7 +10,7 @@ import numpy as np
 
 from dpm_jax import respacing
 from dpm_jax.ddim import ddim
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 from dpm_jax.model import Model
 from dpm_jax.respacing import Costs
 from dpm_jax.training.experiment import Experiment, Params
@@ -75,10 +75,8 @@ def save(costs: Costs, path: Path, step: int) -> None:
       UserError: if the file can't be written.
     """
     arrays: dict[str, Any] = costs._asdict()
-    try:
+    with writing(path):
         np.savez(path, step=step, **arrays)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def load(path: Path, num_timesteps: int, step: int | None = None) -> Costs:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 
 __all__ = ["Staged", "folder", "is_remote", "json_text", "move", "write_json", "write_text"]
 
@@ -103,11 +103,9 @@ def write_json(path: Path, tree: Any, indent: int | None = 1) -> None:
     Raises:
       UserError: if the file can't be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json_text(tree, indent) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class Staged:

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dpm_jax.data import Source, Standardization
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.storage import is_remote, move, write_json
 
@@ -78,11 +78,9 @@ def alone(workdir: Path) -> Iterator[None]:
     if is_remote(workdir):
         yield
         return
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written: {error.strerror or error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,14 +173,12 @@ def results(workdir: Path, step: int, newest: bool = True) -> Path:
       UserError: if it can't be made, or they can't be moved.
     """
     folder, before = (workdir, evaluated(workdir)) if newest else (workdir / f"step_{step}", None)
-    try:
+    with writing(folder):
         folder.mkdir(exist_ok=True)
         if before not in (None, step):
             for name in _RESULTS:
                 if (workdir / name).exists():
                     move(workdir / name, workdir / f"step_{before}" / name)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return folder
 
 

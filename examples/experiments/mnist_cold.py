@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from dpm_jax.errors import UserError
+from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.training import build
 from dpm_jax.training.storage import write_json
 from examples.experiments import mnist_objectives, mnist_runs
@@ -57,6 +58,6 @@ def run(arguments: Namespace) -> None:
     print(f"{'':<36}" + "".join(f"{name:>32}" for name in drawn))
     print("\n".join(quality_lines(list(qualities.values()), 32)))
     path = arguments.out / "mnist_cold.json"
-    write_json(path, {name: q.asdict() for name, q in qualities.items()})
+    write_json(path, {name: keyed(q) for name, q in qualities.items()})
     mnist_runs.best_and_worst(drawn, judge.classifier, path.with_suffix(".png"))
     print(f"wrote {path} and {path.with_suffix('.png')}")

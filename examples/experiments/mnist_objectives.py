@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dpm_jax.evaluation import plots, report
+from dpm_jax.evaluation.estimate import Estimate, keyed
 from dpm_jax.training import build
 from dpm_jax.training.storage import write_json
 from examples.experiments import mnist_runs
@@ -65,7 +66,7 @@ def run(arguments: Namespace) -> None:
         shown[_NAMES[name]] = samples
     print(table(rows, arguments.num_steps))
     path = arguments.out / "mnist_objectives.json"
-    write_json(path, {n: b._asdict() | q.asdict() for n, (b, q) in rows.items()})
+    write_json(path, {n: keyed(b) | keyed(q) for n, (b, q) in rows.items()})
     mnist_runs.best_and_worst(shown, judge.classifier, path.with_suffix(".png"))
     drawn = {name: samples[:32] for name, samples in shown.items()}
     plots.save(plots.image_rows(drawn), path.with_name("mnist_objectives_samples.png"))
@@ -82,18 +83,13 @@ def table(rows: dict[str, tuple[report.Report, Quality]], num_steps: int) -> str
         f"{'':<36}" + "".join(f"{_NAMES[name]:>40}" for name in rows),
     ]
 
-    def line(name: str, cells: list[str]) -> None:
-        lines.append(f"{name:<36}" + "".join(f"{cell:>40}" for cell in cells))
+    def line(name: str, estimates: list[Estimate]) -> None:
+        lines.append(f"{name:<36}" + "".join(f"{f'{e.mean:.3f} +- {e.stderr:.3f}':>40}" for e in estimates))
 
-    line("K, bits/pixel", [f"{b.bound_bits:.3f} +- {b.bound_stderr_bits:.3f}" for b in bounds])
-    line("K - L_null, bits/pixel", [f"{b.gain_bits:.3f} +- {b.gain_stderr_bits:.3f}" for b in bounds])
-    line(
-        "bits/dim, dequantised", [f"{b.discrete_bits_per_dim or 0:.3f} +- {b.discrete_stderr or 0:.3f}" for b in bounds]
-    )
-    line(
-        "bits/dim, discretised decoder",
-        [f"{b.discretized_bits_per_dim or 0:.3f} +- {b.discretized_stderr or 0:.3f}" for b in bounds],
-    )
+    line("K, bits/pixel", [b.bound_bits for b in bounds])
+    line("K - L_null, bits/pixel", [b.gain_bits for b in bounds])
+    line("bits/dim, dequantised", [b.discrete_bits_per_dim for b in bounds])
+    line("bits/dim, discretised decoder", [b.discretized_bits_per_dim for b in bounds])
     return "\n".join(lines + quality_lines(qualities, 40))
 
 
@@ -104,17 +100,19 @@ def quality_lines(qualities: list[Quality], width: int) -> list[str]:
         return f"{name:<36}" + "".join(f"{cell:>{width}}" for cell in cells)
 
     perfect = qualities[0]
-    test = perfect.fidelity.training.frechet
+    of_training, test = perfect.fidelity.training, perfect.fidelity.training.frechet
     return [
         line(
             "Frechet distance^2 (not FID)",
             [f"{q.fidelity.model.frechet.value:.1f} +- {q.fidelity.model.frechet.stderr:.1f}" for q in qualities],
         ),
-        line("confidence of the classifier", [f"{q.fidelity.model.confidence:.3f}" for q in qualities]),
+        line("confidence of the classifier", [f"{q.fidelity.model.confidence.mean:.3f}" for q in qualities]),
         line("entropy of its classes, bits", [f"{q.fidelity.model.entropy_bits:.2f} of 3.32" for q in qualities]),
-        line("Parzen, nats", [f"{q.parzen.model.nats:.1f} +- {q.parzen.model.stderr_nats:.1f}" for q in qualities]),
-        line("median distance to training images", [f"{q.distance:.2f}" for q in qualities]),
+        line(
+            "Parzen, nats", [f"{q.parzen.model.nats.mean:.1f} +- {q.parzen.model.nats.stderr:.1f}" for q in qualities]
+        ),
+        line("median distance to training images", [f"{q.median_distance_to_training:.2f}" for q in qualities]),
         f"training images in the samples' place: Frechet {test.value:.1f} +- {test.stderr:.1f}, confidence "
-        f"{perfect.fidelity.training.confidence:.3f}, Parzen {perfect.parzen.training.nats:.1f} nats; classifier's "
-        f"accuracy {100 * perfect.fidelity.accuracy:.2f} %, digest {perfect.fidelity.digest}",
+        f"{of_training.confidence.mean:.3f}, Parzen {perfect.parzen.training.nats.mean:.1f} nats; classifier's "
+        f"accuracy {100 * perfect.fidelity.accuracy.mean:.2f} %, digest {perfect.fidelity.digest}",
     ]

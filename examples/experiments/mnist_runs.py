@@ -65,20 +65,12 @@ class Quality(NamedTuple):
     Attributes:
       fidelity: by the classifier.
       parzen: Parzen-window log-likelihood of the test images.
-      distance: median distance to the nearest training image, see `images.Pairs`.
+      median_distance_to_training: to the nearest training image, see `images.Pairs`.
     """
 
     fidelity: fidelity.Fidelity
     parzen: images.ParzenReport
-    distance: float
-
-    def asdict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "fidelity": self.fidelity.asdict(),
-            "parzen": self.parzen.asdict(),
-            "median_distance_to_training": self.distance,
-        }
+    median_distance_to_training: float
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpm_jax.errors import UserError
-from dpm_jax.evaluation.report import stderr
+from dpm_jax.errors import writing
+from dpm_jax.evaluation.estimate import Estimate
 from dpm_jax.units import bits
 
 __all__ = ["Row", "row", "summary", "table", "write_csv"]
@@ -51,10 +51,11 @@ def row(factors: dict[str, str | int | float], k: np.ndarray, failed_at: int, se
       megabytes: as in `Row`.
     """
     fine = failed_at < 0 and bool(np.isfinite(k).all())
+    mean, stderr = Estimate.of(bits(k)) if fine else Estimate()
     return Row(
         factors=factors,
-        k_bits=float(bits(k.mean())) if fine else None,
-        stderr_bits=float(bits(stderr(k))) if fine else None,
+        k_bits=mean,
+        stderr_bits=stderr,
         failed_at=failed_at if failed_at >= 0 else None,
         seconds=seconds,
         megabytes=megabytes,
@@ -107,12 +108,9 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     Raises:
       UserError: if the file can't be written.
     """
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*rows[0].factors, *Row._fields[1:]])
-            for run in rows:
-                k = DIVERGED if run.k_bits is None else run.k_bits
-                writer.writerow([*run.factors.values(), k, *run[2:]])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with writing(path), path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*rows[0].factors, *Row._fields[1:]])
+        for run in rows:
+            k = DIVERGED if run.k_bits is None else run.k_bits
+            writer.writerow([*run.factors.values(), k, *run[2:]])

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from dpm_jax.data.image_set import Labelled
-from dpm_jax.errors import UserError
+from dpm_jax.errors import UserError, writing
 from dpm_jax.numerics.shapes import chunk_size
 from examples.image_quality.network import ConvClassifier, Outputs
 
@@ -236,12 +236,9 @@ def save(path: Path, classifier: Classifier) -> None:
     """
     measured = {name: np.asarray(getattr(classifier, name)) for name in ("shape", *_MEASURED)}
     arrays: dict[str, Any] = measured | _arrays(classifier)
-    try:
-        # An open file, for of a path NumPy would change the name.
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    # An open file, for of a path NumPy would change the name.
+    with writing(path), path.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def load(path: Path, shape: tuple[int, ...]) -> Classifier:

@@ -9,10 +9,11 @@ same; `neighbours` sees that.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dpm_jax.evaluation.estimate import Estimate
 from dpm_jax.units import bits
 from examples.image_quality import classifier as classifiers
 from examples.image_quality import frechet
@@ -28,14 +29,12 @@ class Likeness(NamedTuple):
     Attributes:
       frechet: squared distance of their features from those of the test images; see `frechet`.
       confidence: mean probability of the class that an image is taken for.
-      confidence_stderr: its standard error over the images.
       classes: how many are taken for each class.
       entropy_bits: of that histogram; log2 of the number of classes where all are drawn alike, 0 where only one is.
     """
 
     frechet: Frechet
-    confidence: float
-    confidence_stderr: float
+    confidence: Estimate
     classes: list[int]
     entropy_bits: float
 
@@ -49,7 +48,6 @@ class Fidelity(NamedTuple):
       num_samples: of each.
       num_reference: test images that both are compared with.
       accuracy: of the classifier, on its test images.
-      accuracy_stderr: its standard error.
       digest: of the classifier: distances under another digest are other numbers.
     """
 
@@ -57,15 +55,8 @@ class Fidelity(NamedTuple):
     training: Likeness
     num_samples: int
     num_reference: int
-    accuracy: float
-    accuracy_stderr: float
+    accuracy: Estimate
     digest: str
-
-    def asdict(self) -> dict[str, Any]:
-        """For JSON."""
-        rows = {name: getattr(self, name) for name in ("model", "training")}
-        nested = {name: row._asdict() | {"frechet": row.frechet._asdict()} for name, row in rows.items()}
-        return self._asdict() | nested
 
 
 def fidelity(classifier: Classifier, samples: np.ndarray, training: np.ndarray, reference: np.ndarray) -> Fidelity:
@@ -88,8 +79,7 @@ def fidelity(classifier: Classifier, samples: np.ndarray, training: np.ndarray, 
         training=_likeness(classifier, training, references),
         num_samples=len(samples),
         num_reference=len(reference),
-        accuracy=classifier.accuracy,
-        accuracy_stderr=classifier.accuracy_stderr,
+        accuracy=Estimate(classifier.accuracy, classifier.accuracy_stderr),
         digest=classifiers.digest(classifier),
     )
 
@@ -97,11 +87,9 @@ def fidelity(classifier: Classifier, samples: np.ndarray, training: np.ndarray, 
 def _likeness(classifier: Classifier, images: np.ndarray, references: np.ndarray) -> Likeness:
     found = classifiers.examine(classifier, images)
     counts = classifiers.histogram(classifier, found)
-    confidence = found.confidence.astype(np.float64)
     return Likeness(
         frechet=frechet.distance(found.features, references),
-        confidence=float(confidence.mean()),
-        confidence_stderr=float(confidence.std(ddof=1) / np.sqrt(len(confidence))),
+        confidence=Estimate.of(found.confidence),
         classes=counts.tolist(),
         entropy_bits=_entropy_bits(counts),
     )
@@ -117,12 +105,12 @@ def table(result: Fidelity) -> str:
     r, classes = result, len(result.model.classes)
     lines = [
         f"{r.num_samples} samples against {r.num_reference} test images, by a classifier trained here "
-        f"(test accuracy {100 * r.accuracy:.2f} +- {100 * r.accuracy_stderr:.2f} %, digest {r.digest})",
+        f"(test accuracy {100 * r.accuracy.mean:.2f} +- {100 * r.accuracy.stderr:.2f} %, digest {r.digest})",
         f"  {'':<32} {'Frechet distance^2':>20} {'confidence':>17} {'classes':>16}",
     ]
     for name, row in (("samples of the model", r.model), ("training images in their place", r.training)):
         apart = f"{row.frechet.value:.3f} +- {row.frechet.stderr:.3f}"
-        certain = f"{row.confidence:.4f} +- {row.confidence_stderr:.4f}"
+        certain = f"{row.confidence.mean:.4f} +- {row.confidence.stderr:.4f}"
         lines.append(f"  {name:<32} {apart:>20} {certain:>17} {row.entropy_bits:>6.3f} of {np.log2(classes):.3f} bits")
     lines.append("  Not FID: another network, other features. Compare under one digest, at the same numbers of images.")
     return "\n".join(lines)
