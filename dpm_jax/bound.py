@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dpm_jax import timesteps
@@ -164,47 +165,62 @@ def fixed_terms(process: Process, x_0: Array, edge: Edge = "forward") -> Array:
     return forward_edge_term(process, x_0, jnp.ones(x_0.shape[0], jnp.int32)) - prior_kl
 
 
-def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward") -> Bound:
+def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", num_times: int | None = None) -> Bound:
     """Return K with every t visited, one draw of x_t an example and t: a scan, memory constant in T.
 
-    So is that of its gradient, but for one number an example and t: each step is computed again on the way back.
+    So is that of its gradient, but for one number an example and t: each step is computed again on the way back. For
+    long chains, `num_times` visits one t of each of as many equal stretches, drawn for each example, which is unbiased.
 
     Args:
       key: PRNG key.
       model: a process and a denoiser.
       x_0: [B, ...] data.
       edge: the treatment of p(x_0 | x_1), see above.
+      num_times: t visited of 2..T; None, or as many as there are, for each of them.
 
     Returns:
-      `Bound`, nats; `mean_and_stderr(bound.k)` for the batch.
+      `Bound`, nats; `mean_and_stderr(bound.k)` for the batch. `kl_per_step` is constant over a stretch.
 
     Raises:
-      ValueError: if `edge` is none of these, if x_0 is no data of this process, or if the model's laws have another
-        shape.
+      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if the
+        model's laws have another shape.
     """
     x_0, process = jnp.asarray(x_0), model.process
     batch, num_timesteps = x_0.shape[0], process.num_timesteps
     edge_key, kl_key = jax.random.split(key)
+    num_terms = num_timesteps - 1
+    if num_times is not None:
+        refuse.at_least_one(num_times=num_times)
+    num = min(num_terms, num_times or num_terms)
+    # First time of each stretch, and how many it has.
+    first, length = 2 + np.arange(num) * num_terms // max(num, 1), np.ones(num, int)
+    if num < num_terms:
+        length = np.diff(first, append=num_timesteps + 1)
 
-    def add_step(total: Array, t: Array) -> tuple[Array, Array]:
-        times = jnp.full(batch, t, jnp.int32)
-        kl = _kl_term(jax.random.fold_in(kl_key, t), model, x_0, times)
-        return total + kl, jnp.mean(kl)
+    def add_step(total: Array, stretch: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, length = stretch
+        step_key, times = jax.random.fold_in(kl_key, first), jnp.full(batch, first, jnp.int32)
+        if num < num_terms:
+            step_key, time_key = jax.random.split(step_key)
+            times += jax.random.randint(time_key, (batch,), 0, length)
+        kl = _kl_term(step_key, model, x_0, times)
+        return total + length * kl, jnp.mean(kl)
 
     kl, per_step = loops.scan(
-        jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), jnp.arange(2, num_timesteps + 1)
+        jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), (jnp.asarray(first), jnp.asarray(length))
     )
+    per_step = jnp.repeat(per_step, length, total_repeat_length=num_terms)
     edge_term = _edge_term(edge_key, model, x_0, edge)
     prior_kl = prior_term(process, x_0)
-    first = jnp.ones(batch, jnp.int32)
+    one = jnp.ones(batch, jnp.int32)
     return Bound(
         k=edge_term - kl - prior_kl,
         edge=edge_term,
         kl=kl,
         prior_kl=prior_kl,
         kl_per_step=jnp.concatenate([jnp.zeros(2), per_step]),
-        entropy_first=process.marginal(x_0, first).entropy(),
-        entropy_last=process.marginal(x_0, num_timesteps * first).entropy(),
+        entropy_first=process.marginal(x_0, one).entropy(),
+        entropy_last=process.marginal(x_0, num_timesteps * one).entropy(),
         entropy_prior=process.prior(x_0.shape).entropy(),
     )
 

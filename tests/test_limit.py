@@ -109,3 +109,23 @@ def test_training_on_it_learns_and_serves_any_number_of_steps():
     config.train.emphasis, config.network.name = 0.0, "rbf"
     with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' looks at real times, which network 'rbf'"):
         build.experiment(config, source.shape)
+
+
+def test_a_few_times_of_a_long_chain_are_unbiased_and_all_of_them_change_nothing():
+    x_0 = jax.random.rademacher(KEY, (2000, 1), jnp.float32)
+    model = two_points(100)
+
+    def evaluate(num_times):
+        keys = jax.random.split(KEY, 20)
+        return jax.jit(jax.vmap(lambda key: bound.evaluate(key, model, x_0, num_times=num_times)))(keys)
+
+    every, few = evaluate(None), evaluate(7)
+    np.testing.assert_array_equal(every.k, evaluate(99).k)
+    for found in (every, few):
+        np.testing.assert_allclose(found.kl_per_step.sum(1), found.kl.mean(1), rtol=1e-5)
+        assert found.kl_per_step.shape == (20, 101)
+    means = [np.asarray(found.k).mean(1) for found in (every, few)]
+    stderr = np.hypot(*(mean.std(ddof=1) / np.sqrt(20) for mean in means))
+    assert abs(means[0].mean() - means[1].mean()) < 4 * stderr < 0.03
+    # Stretches of different lengths.
+    np.testing.assert_allclose(evaluate(98).k.mean(), every.k.mean(), atol=0.03)

@@ -101,10 +101,11 @@ def in_chunks(
     Returns:
       `Bound` of all of them; [T + 1] mean KL term at each t, nats.
     """
+    num_times = experiment.evaluate.num_times or None
 
     @jax.jit
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
-        return mesh.gather(bound.evaluate(key, model(params), experiment.data(chunk), edge=edge))
+        return mesh.gather(bound.evaluate(key, model(params), experiment.data(chunk), edge=edge, num_times=num_times))
 
     fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
     # Chunks of one size are one program; where none divides evenly, there are two.

@@ -40,6 +40,7 @@ RESUMABLE = {
     "mesh.fsdp",
     "evaluate.num_examples",
     "evaluate.num_samples",
+    "evaluate.num_times",
 }
 
 # What was done before there was the field, where that is not the default.

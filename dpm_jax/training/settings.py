@@ -59,6 +59,7 @@ class Evaluate:
 
     Attributes:
       num_examples: held-out examples that are evaluated, at most.
+      num_times: t of each example that K is estimated from, one of each of as many stretches; 0 for all of 2..T.
       num_samples: images shown in the figure.
 
     Raises:
@@ -66,8 +67,10 @@ class Evaluate:
     """
 
     num_examples: int = 20_000
+    num_times: int = 0
     num_samples: int = 64
 
     def __post_init__(self) -> None:
         refuse.within("[2, inf)", num_examples=self.num_examples)
+        refuse.within("[0, inf)", num_times=self.num_times)
         refuse.within("[1, inf)", num_samples=self.num_samples)
