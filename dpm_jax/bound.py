@@ -182,8 +182,8 @@ def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", nu
       `Bound`, nats; `mean_and_stderr(bound.k)` for the batch. `kl_per_step` is constant over a stretch.
 
     Raises:
-      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if the
-        model's laws have another shape.
+      ValueError: if `edge` is none of these, if `num_times` is less than 1, if x_0 is no data of this process, or if
+        the model's laws have another shape.
     """
     x_0, process = jnp.asarray(x_0), model.process
     batch, num_timesteps = x_0.shape[0], process.num_timesteps
