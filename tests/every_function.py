@@ -25,31 +25,35 @@ from dpm_jax import (
     smc,
     timesteps,
 )
-from dpm_jax.distributions import level
+from dpm_jax.distributions import Grid, level
 
-T, BATCH, DIM = 4, 4, 2
+T, BATCH, DIM = 5, 4, 2
+GRID = Grid(-2.0, 0.5, 9)
 SHAPE = (BATCH, DIM)
 
 
-def scaled(x):
-    """A network."""
-    return 0.3 * x
+# The primitive that the network alone has: each time it is executed is a call of the network.
+NETWORK = "sin"
+
+
+def network(x):
+    return 0.3 * jnp.sin(x)
 
 
 def gaussian_model(schedule=None):
     process = Gaussian(schedules.geometric(T, beta_1=1e-2) if schedule is None else schedule)
-    return predictions.gaussian(process, lambda x, t: jnp.concatenate([scaled(x), x], axis=-1))
+    return predictions.gaussian(process, lambda x, t: jnp.concatenate([network(x), x], axis=-1))
 
 
 def full_model():
     process = Gaussian(schedules.geometric(T, beta_1=1e-2))
     return predictions.full_gaussian(
-        process, lambda x, t: jnp.concatenate([scaled(x), x, x[:, :1]], axis=-1), prediction="epsilon"
+        process, lambda x, t: jnp.concatenate([network(x), x, x[:, :1]], axis=-1), prediction="epsilon"
     )
 
 
 def binomial_model():
-    return predictions.binomial(Binomial(schedules.erase(T, beta_1=1e-2)), lambda x, t: scaled(x))
+    return predictions.binomial(Binomial(schedules.erase(T, beta_1=1e-2)), lambda x, t: network(x))
 
 
 MODELS = {"gaussian": gaussian_model, "full": full_model, "binomial": binomial_model}
@@ -99,18 +103,21 @@ def run_slope(key, x_0, model):
     return jax.value_and_grad(loss)(jnp.zeros(3))
 
 
-def run_cold(key, x_0, model):
+def run_restoration(key, x_0, model):
     images = jnp.broadcast_to(x_0[:, :1, None, None], (len(x_0), 4, 4, 1))
-    degrade = degradations.mask(T)
-    loss_key, degrade_key, sample_key = jax.random.split(key, 3)
+    loss = cold.restoration_loss(key, degradations.mask(T), lambda x, t: network(x), images, T)
+    return loss, cold.start_loss(level.Level((4, 4, 1), **level.standard(1)), images)
+
+
+def run_cold(key, x_0, model):
+    degrade_key, sample_key = jax.random.split(key)
     start = level.Level((4, 4, 1), **level.standard(1))
-    chain = cold.model(degrade, lambda x, t: scaled(x), T, start, key=degrade_key)
-    x = sampling.sample(sample_key, chain, len(x_0), (4, 4, 1))
-    return (
-        cold.restoration_loss(loss_key, degrade, lambda x, t: scaled(x), images, T),
-        cold.start_loss(start, images),
-        x,
-    )
+    chain = cold.model(degradations.mask(T), lambda x, t: network(x), T, start, key=degrade_key)
+    return sampling.sample(sample_key, chain, len(x_0), (4, 4, 1))
+
+
+def run_gradient(key, x_0, model):
+    return jax.grad(lambda x_0: bound.evaluate(key, model, x_0).k.sum())(x_0)
 
 
 def run_times(key, x_0, model):
@@ -144,7 +151,8 @@ def run_conditional(key, x_0, model):
 # (key, x_0, model): of every kind of model, and then of some.
 OF_EVERY_MODEL = {
     "bound.evaluate": lambda key, x_0, model: bound.evaluate(key, model, x_0),
-    "bound.estimate": lambda key, x_0, model: bound.estimate(key, model, x_0, edge="decoder", num_times=2),
+    "bound.estimate": lambda key, x_0, model: bound.estimate(key, model, x_0),
+    "bound.estimate decoder": lambda key, x_0, model: bound.estimate(key, model, x_0, edge="decoder", num_times=2),
     "likelihood.log_weights": lambda key, x_0, model: likelihood.log_weights(key, model, x_0, 2, chunk_size=4),
     "entropy.model_steps": lambda key, x_0, model: entropy.model_steps(key, model, x_0),
     "respacing.costs": lambda key, x_0, model: respacing.costs(key, model, x_0),
@@ -155,6 +163,13 @@ OF_EVERY_MODEL = {
 }
 OF_SOME = {
     "gaussian": {
+        "bound.evaluate decoder": lambda key, x_0, model: bound.evaluate(key, model, x_0, edge="decoder"),
+        "bound.evaluate gradient": run_gradient,
+        "bound.evaluate few times": lambda key, x_0, model: bound.evaluate(key, model, x_0, num_times=2),
+        "bound.evaluate grid": lambda key, x_0, model: bound.evaluate(
+            key, model, GRID.nearest(x_0), edge=GRID.log_prob
+        ),
+        "bound.limit": lambda key, x_0, model: bound.limit(key, model, x_0, edge="decoder", num_times=2),
         "objectives.sample_mse": lambda key, x_0, model: objectives.sample_mse(key, model, x_0),
         "objectives.simple": lambda key, x_0, model: objectives.simple(key, model, x_0),
         "objectives.hybrid": lambda key, x_0, model: objectives.hybrid(key, model, x_0),
@@ -173,7 +188,8 @@ OF_SOME = {
         "likelihood.conditional": run_conditional,
         "ddim": run_ddim,
         "schedules.learned": run_slope,
-        "cold": run_cold,
+        "cold.restoration_loss": run_restoration,
+        "cold.model": run_cold,
         "timesteps": run_times,
         "optimal": run_optimal,
     },
@@ -187,6 +203,55 @@ OF_SOME = {
         "likelihood.enumerate_bits": lambda key, x_0, model: likelihood.enumerate_bits(model, DIM),
     },
 }
+# How often the network is called, by how many examples are in a call; B of them are data, N = 3 are particles of each,
+# k = 2 are trajectories of each.
+B, N, K = BATCH, 3, 2
+NETWORK_CALLS = {
+    # A KL term for each t in 2..T, and p(x_0 | x_1) where it is the network's.
+    "bound.evaluate": {B: T - 1},
+    "bound.evaluate decoder": {B: T},
+    "bound.evaluate few times": {B: 2},
+    "bound.evaluate grid": {B: T},
+    # Each step is computed again on the way back.
+    "bound.evaluate gradient": {B: 2 * (T - 1)},
+    # Losses: one call. The edge is in the same as the two times.
+    "bound.estimate": {B: 1},
+    "bound.estimate decoder": {B * 2 * 2: 1},
+    "bound.limit": {B * 2 * 2: 1},
+    "objectives.sample_mse": {B: 1},
+    "objectives.simple": {B: 1},
+    "objectives.hybrid": {B: 1},
+    "cold.restoration_loss": {B: 1},
+    "schedules.learned": {B * 2: 1},
+    # Four samplers of times, one estimate each, of two times.
+    "timesteps": {B * 2: 4},
+    # Trajectories: T calls each, in chunks of 4.
+    "likelihood.log_weights": {4: T * (B * K // 4)},
+    "likelihood.sandwich": {B: T, B * K: T},
+    # Of two particles, and of two trajectories.
+    "likelihood.conditional": {B * 2: 2 * T},
+    "likelihood.enumerate_bits": {2**DIM: T},
+    "entropy.model_steps": {B: T},
+    "respacing.costs": {B: T},
+    # A chain of two steps.
+    "respacing.respace": {B: 2},
+    # Sampling, one call a step; in chunks of two examples; each stretch twice.
+    "sampling.sample": {2: T * (B // 2)},
+    "sampling.trajectory": {B: T},
+    "sampling.with_jumps": {B: 2 * T},
+    "cold.model": {B: T},
+    "ddim": {B: T},
+    "guidance.condition guided": {B: T},
+    "guidance.condition renoised": {B: T},
+    "smc constant": {B * N: T},
+    "smc annealed": {B * N: T},
+    "smc denoised": {B * N: T},
+    "smc guided": {B * N: T},
+    "smc matched": {B * N: T},
+    # Models without a network.
+    "optimal": {},
+}
+
 CALLS = {f"{name}, {of}": (call, of) for of in MODELS for name, call in (OF_EVERY_MODEL | OF_SOME[of]).items()}
 
 

@@ -1,7 +1,5 @@
 """Cold diffusion through the command line, as a user does: train, resume, evaluate, sample; and what is refused."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from dpm_jax.evaluation import restoration_report
 from dpm_jax.evaluation.samples import draw
 from dpm_jax.training import build, feed, step
 from dpm_jax.training import config as config_lib
+from tests import strict_json
 from tests.commands import refused, run
 from tests.test_image_runs import SMALL, make
 
@@ -37,12 +36,12 @@ def workdir(tmp_path_factory):
 
 
 def test_training_writes_a_report_of_restoration(workdir):
-    written = json.loads((workdir / "evaluation.json").read_text())
+    written = strict_json.parse((workdir / "evaluation.json").read_text())
     assert len(written["restored"]) == len(written["degraded"]) == 6
     assert written["num_examples"] == 32
     assert "bound_bits" not in written
     assert all((workdir / name).exists() for name in ("figure.png", "evaluation.png"))
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [strict_json.parse(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert "loss" in lines[0]
     assert not any("training_bits" in line or "bound_bits" in line for line in lines)
 

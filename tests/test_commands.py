@@ -16,6 +16,7 @@ from absl import flags
 
 from dpm_jax.cli import arguments as cli
 from dpm_jax.training import workdir as workdir_lib
+from tests import strict_json
 from tests.commands import QUICK, ROOT, refused, run
 
 
@@ -70,7 +71,9 @@ def test_evaluate(trained):
     assert not (workdir / "likelihood.png").exists()  # train.py spends no time on it
     done = run("evaluate", f"--workdir={workdir}", "--num_examples=300", "--ais_k=25", "--ais_examples=30")
     assert done.code == 0, done.err
-    assert "NaN" not in (workdir / "evaluation.json").read_text()
+    assert {"config.json", "data.json", "evaluation.json", "metrics.jsonl", "checkpoints/losses.json"} <= set(
+        strict_json.files(workdir)
+    )
     result = json.loads((workdir / "evaluation.json").read_text())
     assert {
         *("bound_bits", "bound_stderr_bits", "null_bits", "gain_bits", "limit_bits", "gap_bits"),

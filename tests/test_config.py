@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from dpm_jax import Gaussian, predictions, schedules
 from dpm_jax.cli import config_file
+from dpm_jax.distributions import Grid
 from dpm_jax.errors import UserError
 from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
@@ -25,6 +26,7 @@ SHIPPED = {
     "ddpm_cifar10": (32, 32, 3),
     "cold_blur_mnist": (28, 28, 1),
     "cold_pixelate_cifar10": (32, 32, 3),
+    "mnist_bits": (28, 28, 1),
     "mnist_paper": (28, 28, 1),
     "cifar10": (32, 32, 3),
     "cifar10_paper": (32, 32, 3),
@@ -48,7 +50,7 @@ def test_configs_of_own_data_build(name):
 def test_shipped_configs_build(name):
     module = importlib.import_module(f"dpm_jax.configs.{name}")
     config = module.get_config()
-    build.experiment(config, SHIPPED[name])
+    build.experiment(config, SHIPPED[name], Grid(-0.4, 0.013, 256) if config.edge == "grid" else None)
     if config.data.name not in ("tfds", "folder"):
         assert build.source(config).shape == SHIPPED[name]
     assert "Paper:" in module.__doc__

@@ -9,6 +9,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from jax.errors import KeyReuseError
 
 from dpm_jax.evaluation import likelihood_report, observations, posterior_samples, report
 from dpm_jax.training import build, feed, step
@@ -48,6 +49,12 @@ class Watch:
 def watch(monkeypatch):
     yield Watch(monkeypatch)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("draw", [jax.random.split, jax.random.bits])
+def test_a_key_that_is_used_twice_is_an_error(watch, draw):
+    with jax.debug_key_reuse(True), pytest.raises(KeyReuseError):
+        jax.jit(lambda key: (jax.random.normal(key), draw(key)))(jax.random.key(3))
 
 
 def test_the_watch_sees_what_is_used_twice(watch):

@@ -178,10 +178,6 @@ def test_the_network_is_called_once_a_step(kind):
         "forward edge": lambda: forward_edge(model).laws(x, TIMES),
         "multiply": lambda: guidance.multiply(model, law).reverse(x, TIMES),
         "respace": lambda: respacing.respace(model, np.array([2, T])).laws(x, jnp.array([1, 2])),
-        "costs": lambda: respacing.costs(KEY, model, x),
-        "evaluate": lambda: bound.evaluate(KEY, model, x),
-        "estimate": lambda: bound.estimate(KEY, model, x, edge="decoder", num_times=2),
-        "sample": lambda: sampling.sample(KEY, model, 2, (2,)),
     }
     for name, program in programs.items():
         calls.clear()

@@ -6,10 +6,11 @@ Tracing is enough to meet their rules, and takes a moment; NaNs are looked for i
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.errors import KeyReuseError
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tests.every_function import CALLS, called
-from tests.programs import equations, library_calls_in_loops
+from tests.every_function import CALLS, NETWORK, NETWORK_CALLS, called
+from tests.programs import equations, executions, library_calls_in_loops
 
 KEY = jax.random.key(0)
 
@@ -23,10 +24,19 @@ def test_nothing_computed_is_not_a_number(name):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_with_data_on_the_host_and_64_bits(name):
-    """And, of the program: products of float32 numbers are exact, and no library is called in a loop."""
+    """And, of the program: products of float32 numbers are exact, no library is called in a loop, the calls of the
+    network are those of the table, and no key is used twice.
+    """
+    run, x_0 = called(name)
+    # The table of costs takes the same noise at all times on purpose, which shows that the check looks into loops.
+    same_noise = name.startswith("respacing.costs")
     with jax.enable_x64(True):
-        run, x_0 = called(name)
-        jaxpr = jax.make_jaxpr(lambda key: run(key, x_0))(KEY).jaxpr
+        if same_noise:
+            with jax.debug_key_reuse(True), pytest.raises(KeyReuseError):
+                jax.jit(lambda key: run(key, x_0)).trace(KEY)
+        with jax.debug_key_reuse(not same_noise):
+            jaxpr = jax.jit(lambda key: run(key, x_0)).trace(KEY).jaxpr.jaxpr
+    assert executions(jaxpr, NETWORK) == NETWORK_CALLS[name.split(",")[0]]
     assert not library_calls_in_loops(jaxpr)
     for equation, _ in equations(jaxpr):
         if equation.primitive.name == "dot_general" and equation.invars[0].aval.dtype == jnp.float32:

@@ -1,11 +1,11 @@
 """The commands with chains of fewer steps: evaluate.py --respacing, sample.py --num_steps, --spacing, --eta."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 
+from tests import strict_json
 from tests.commands import QUICK, refused, run
 
 
@@ -36,7 +36,7 @@ def heartbeat(tmp_path_factory):
 
 def test_evaluate_writes_the_report_and_the_table(roll):
     workdir, printed = roll
-    found = json.loads((workdir / "respacing.json").read_text())
+    found = strict_json.parse((workdir / "respacing.json").read_text())
     rows = found["rows"]
     assert [(row["spacing"], row["num_steps"]) for row in rows] == [
         ("all", 20),

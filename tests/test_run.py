@@ -1,7 +1,6 @@
 """A trained model in the data's own units: numbers against exact ones, units, refusals, `fit`, and the commands."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from dpm_jax.data import standardization
 from dpm_jax.errors import UserError
 from dpm_jax.training import build, defaults
 from dpm_jax.training import config as config_lib
+from tests import strict_json
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -438,7 +438,7 @@ def test_evaluate_finds_the_data_of_fit_and_compares_two_runs(runs, folder, tmp_
     where = [f"--workdir={folder / 'vectors'}", "--num_examples=20"]
     done = run_command("evaluate.py", *where, f"--against={folder / 'short'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "vectors" / "comparison.json").read_text())
+    found = strict_json.parse((folder / "vectors" / "comparison.json").read_text())
     assert (folder / "vectors" / "comparison.png").stat().st_size > 0
     assert found["num_examples"] == 20
     assert found["steps"] == [300, 5]

@@ -101,7 +101,7 @@ def running(pid):
 def test_killed_and_stopped_at_random_moments_it_ends_in_the_same_bits(cache, tmp_path):
     where, rng, codes = tmp_path / "killed", random.Random(0), []
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.survivor", str(where)],
+        [sys.executable, "-m", "tests.survivor", "train", str(where)],
         env=cache,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """The train step: what it computes, that it is one program, and that it goes on exactly where it stopped."""
 
 import shutil
+from contextlib import ExitStack
 
 import chex
 import jax
@@ -16,6 +17,7 @@ from dpm_jax.training import checkpoints as checkpoints_lib
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.checkpoints import Checkpoints
 from dpm_jax.training.metrics import MetricsWriter, read
+from tests import strict_json
 
 
 def small(**changes):
@@ -273,6 +275,7 @@ def test_the_best_is_known_and_kept_by_who_comes_after(tmp_path):
         for step_number, loss in ((40, 5.0), (50, float("nan")), (60, 3.0)):
             checkpoints.save(step_number, tree(step_number), loss)
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [20, 50, 60]
+    assert strict_json.files(tmp_path)["checkpoints/losses.json"]["50"] == [None]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert [float(checkpoints.restore(tree(0), which)["a"][0]) for which in ("best", "newest", 50)] == [20, 60, 50]
 
@@ -355,24 +358,89 @@ def test_told_to_stop_after_a_skipped_step_it_saves(tmp_path, monkeypatch):
     assert loop.load_params(built, tmp_path)[0] == 1
 
 
-def test_logging_asks_nothing_of_the_device_and_reads_once(tmp_path, monkeypatch):
+class Guard:
+    """Refuses implicit transfers while it is on, and counts explicit reads.
+
+    Of transfers from a CPU, which shares its memory, JAX refuses none: numbers that are read one by one are seen here.
+    """
+
+    def __init__(self, monkeypatch):
+        array, self.on, self.reads, self._asked = type(jnp.zeros(())), False, 0, False
+        self._contexts, self._value, self._get = ExitStack(), array._value, jax.device_get
+        monkeypatch.setattr(array, "_value", property(self._guarded))
+        monkeypatch.setattr(jax, "device_get", self._device_get)
+
+    def _guarded(self, x):
+        assert self._asked or not self.on, "an implicit transfer from the device"
+        return self._value.__get__(x)
+
+    def _device_get(self, tree):
+        self.reads += self.on
+        self._asked = True
+        try:
+            return self._get(tree)
+        finally:
+            self._asked = False
+
+    def start(self):
+        self._contexts.enter_context(jax.transfer_guard("disallow"))
+        self.on = True
+
+    def stop(self):
+        self._contexts.close()
+        self.on = False
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    guard = Guard(monkeypatch)
+    yield guard
+    guard.stop()
+
+
+def test_the_guard_sees_transfers_in_both_directions(guard):
+    x = jnp.arange(3.0)
+    total = x.sum()
+    guard.start()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        x + np.arange(3.0)
+    for implicit in (float, bool, str):
+        with pytest.raises(AssertionError, match="implicit transfer from the device"):
+            implicit(total)
+    assert jax.device_get(total) == 3
+    guard.stop()
+    assert (float(total), guard.reads) == (3, 1)
+
+
+def test_between_dispatches_nothing_is_transferred_but_one_report(tmp_path, guard, monkeypatch):
+    """A dispatch is given its own arguments, and validation and saving have the device to themselves."""
     built, source = small(train__steps=20, train__log_every=5)
-    finish, get, reads, counts = loop._Log.finish_last, jax.device_get, [], []
+    make, pause, reads = step.make_run_steps, loop._Log.pause, []
 
-    def guarded(*arguments):
-        reads.clear()
-        with jax.transfer_guard("disallow"):
-            finish(*arguments)
-        counts.append(len(reads))
+    def make_guarded(experiment, draw):
+        run_steps = make(experiment, draw)
 
-    monkeypatch.setattr(loop._Log, "finish_last", guarded)
-    monkeypatch.setattr(loop.jax, "device_get", lambda tree: reads.append(0) or get(tree))
+        def run(*arguments):
+            guard.stop()
+            reads.append(guard.reads)
+            result = run_steps(*arguments)
+            guard.start()
+            return result
+
+        return run
+
+    def unguarded(log):
+        guard.stop()
+        return pause(log)
+
+    monkeypatch.setattr(step, "make_run_steps", make_guarded)
+    monkeypatch.setattr(loop._Log, "pause", unguarded)
     loop.train(built, source, tmp_path)
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    # One where there is something to tell: of the first step, and of four dispatches.
-    assert max(counts) == 1
-    assert sum(counts) == 5
+    # Dispatches begin at 0, 1, 5, 10 and 15: while each of the last four is under way, the one before it is told of.
+    assert reads == [0, 0, 1, 2, 3]
+    assert guard.reads == 4
     expected = [float(built.learning_rate(number)) for number in (5, 10, 15, 20)]
     np.testing.assert_allclose([line["learning_rate"] for line in lines], expected, rtol=1e-6)
 

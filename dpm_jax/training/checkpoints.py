@@ -109,7 +109,10 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             create=False,
             read_only=read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            # Threads that wait for a folder that can't be made would keep the process for five minutes.
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._seal, create_directories_asynchronously=False
+            ),
         )
         self._saving: tuple[int, list[Any]] = (0, [])
         decided_by_first(self._open)
