@@ -212,7 +212,7 @@ def test_parzen_of_images(array):
     with pytest.raises(UserError, match="there are 53"):
         images.parzen_report(jax.random.key(0), model, params, source, 28, said.append)
     model, source = built(make())
-    with pytest.raises(UserError, match="8-bit images, with a test set"):
+    with pytest.raises(UserError, match="8-bit images that has a test set"):
         images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
 
 
