@@ -405,8 +405,8 @@ def test_evaluate_scores_a_user_s_examples(runs, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     with (folder / "vectors" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["index"] for row in rows] == [str(i) for i in range(7)]
-    assert set(rows[0]) == {"index", "bound_bits", "bound_stderr_bits", "ais_bits", "ais_stderr_bits"}
+    assert [row["example"] for row in rows] == [str(i) for i in range(7)]
+    assert set(rows[0]) == {"example", "bound_bits", "bound_stderr_bits", "ais_bits", "ais_stderr_bits"}
     bound = np.array([float(row["bound_bits"]) for row in rows])
     # The outlier is the least likely, and the table says so.
     assert bound.argmin() == 6
@@ -428,6 +428,7 @@ def test_evaluate_scores_images_and_refuses_others(runs, folder, tmp_path):
     with np.load(folder / "pixels" / "scores.npz") as arrays:
         assert arrays["bits_per_dim"].shape == (3,)
         np.testing.assert_allclose(arrays["bits_per_dim"], -arrays["bound_bits"] / 64)
+        assert arrays["names"].tolist() == ["0.png", "1.png", "2.png"]
     done = run_command("evaluate.py", f"--workdir={folder / 'vectors'}", "--examples=images", cwd=tmp_path)
     assert done.returncode == 2
     assert "error: --examples: images has shape (3, 8, 8, 1); the model takes (N, 2)" in done.stderr

@@ -85,7 +85,11 @@ def _define(flag: cli.Definitions) -> None:
         None,
         "Examples of your own to score instead: a .npy, .npz (array samples), .csv, image or folder of images (none).",
     )
-    flag.string("against", None, "Workdir to compare with instead: K on the same examples and noise (none).")
+    flag.string(
+        "against",
+        None,
+        "Workdir to compare with instead, at the same --checkpoint: K on the same examples and noise (none).",
+    )
     flag.integer("seed", None, "Seed of examples and noise (the config's seed + 1).", 0, 2**32 - 1)
 
 
@@ -146,8 +150,8 @@ def _check_flags(given: FlagValues, cold: bool) -> None:
 
 def _score_examples(given: FlagValues, key: Array, run: Run, out: Path) -> list[str]:
     """Score the user's own examples, and return the names of the files written."""
-    x = example_scores.read(given.examples, run)
-    scores = example_scores.score(key, run, x, given.ais_k or 0)
+    x, names = example_scores.read(given.examples, run)
+    scores = example_scores.score(key, run, x, names, given.ais_k or 0)
     print(example_scores.table(scores))
     return example_scores.write(scores, run.step, out)
 
@@ -158,7 +162,7 @@ def _compare(given: FlagValues, key: Array, run: Run, source: Source, num_exampl
     described = workdir.read(where)
     workdir.check_source(described, source, where)
     built = build.experiment(described.config, described.shape, described.standardization.grid)
-    step, params = loop.load_params(built, where)
+    step, params = loop.load_params(built, where, which=cli.checkpoint(given))
     other = Run(built, params, described.standardization, step)
     result, k = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)
     print(comparison.table(result))

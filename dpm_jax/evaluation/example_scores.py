@@ -32,19 +32,21 @@ class ExampleScores(NamedTuple):
       bound_bits: K, the lower bound on the log-likelihood; its standard error is over the noise.
       ais_bits: the log-likelihood by annealed importance sampling; unknown if not asked for.
       bits_per_dim: by K, less is better; unknown for real numbers.
+      names: of the examples, those of their files, or their numbers.
     """
 
     bound_bits: Estimate
     ais_bits: Estimate
     bits_per_dim: Estimate
+    names: tuple[str, ...]
 
 
 def _columns(scores: ExampleScores) -> dict[str, np.ndarray]:
-    return {name: values for name, values in keyed(scores).items() if values is not None}
+    return {name: values for name, values in keyed(scores).items() if values is not None and name != "names"}
 
 
-def read(path: str, run: Run) -> np.ndarray:
-    """Read examples for a model, [N, *shape] float64 in the data's own units.
+def read(path: str, run: Run) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read examples for a model, [N, *shape] float64 in the data's own units, and their names.
 
     Args:
       path: of a `.npy`, a `.npz` (key `samples`), a `.csv`, an image, or a folder of images.
@@ -56,16 +58,18 @@ def read(path: str, run: Run) -> np.ndarray:
     if run.experiment.is_cold:
         raise UserError("--examples: a cold chain has no likelihood")
     found = examples.read(path, "--examples")
-    return observations.fit_examples(found.samples, run.experiment, run.standardization, found.name)[0]
+    x, _ = observations.fit_examples(found.samples, run.experiment, run.standardization, found.name)
+    return x, found.names or tuple(map(str, range(len(x))))
 
 
-def score(key: Array, run: Run, x: np.ndarray, k: int = 0) -> ExampleScores:
+def score(key: Array, run: Run, x: np.ndarray, names: tuple[str, ...], k: int = 0) -> ExampleScores:
     """Score examples.
 
     Args:
       key: PRNG key of the noise.
       run: the model.
       x: [N, *shape] of `read`.
+      names: of the examples.
       k: trajectories an example of annealed importance sampling; 0 for none.
     """
     bound_key, ais_key = jax.random.split(key)
@@ -74,6 +78,7 @@ def score(key: Array, run: Run, x: np.ndarray, k: int = 0) -> ExampleScores:
         bound_bits=Estimate(*map(bits, bound)),
         ais_bits=Estimate() if k == 0 else Estimate(*map(bits, run.log_likelihood(ais_key, x, k=k))),
         bits_per_dim=Estimate(*run.bits_per_dim_of(bound)) if run.is_discrete else Estimate(),
+        names=names,
     )
 
 
@@ -90,12 +95,12 @@ def write(scores: ExampleScores, step: int, folder: Path) -> list[str]:
     """
     columns = _columns(scores)
     with writing(folder):
-        np.savez(folder / "scores.npz", step=step, **columns)  # type: ignore[arg-type]
+        np.savez(folder / "scores.npz", step=step, names=np.array(scores.names), **columns)  # type: ignore[arg-type]
         with (folder / "scores.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["index", *columns])
-            for index, row in enumerate(zip(*columns.values(), strict=True)):
-                writer.writerow([index, *(f"{value:.6g}" for value in row)])
+            writer.writerow(["example", *columns])
+            for name, *row in zip(scores.names, *columns.values(), strict=True):
+                writer.writerow([name, *(f"{value:.6g}" for value in row)])
     return ["scores.npz", "scores.csv"]
 
 
@@ -103,6 +108,6 @@ def table(scores: ExampleScores) -> str:
     """Return the means, and the examples with the lowest bounds, for the screen."""
     k = scores.bound_bits
     means = [(f"mean {name}", values.mean()) for name, values in _columns(scores).items()]
-    least = [(f"example {i}", k.at(i)) for i in np.argsort(k.mean)[:_SHOWN]]
+    least = [(f"example {scores.names[i]}", k.at(i)) for i in np.argsort(k.mean)[:_SHOWN]]
     title = f"bits/example in the data's own units, {len(k.mean)} examples"
     return f"{aligned(title, means)}\n{aligned('least likely, by K:', least)}"

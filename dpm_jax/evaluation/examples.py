@@ -24,12 +24,14 @@ class Examples(NamedTuple):
       mask: whatever numpy array the key `mask` held; None where there was none.
       truth: the same of the key `truth`.
       name: what messages call them: the flag and the file, "--inpaint: digits.npz".
+      names: of each, where they are images of a folder: their files; else None.
     """
 
     samples: np.ndarray
     mask: np.ndarray | None
     truth: np.ndarray | None
     name: str
+    names: tuple[str, ...] | None = None
 
 
 def read(path: str, flag: str) -> Examples:
@@ -46,13 +48,18 @@ def read(path: str, flag: str) -> Examples:
         raise UserError(f"{flag}: is empty; give a file or a folder of images")
     name = f"{flag}: {path}"
     found = load(path, "samples", name)
+    names = found.pop("names", None)
     for key, array in found.items():
         check_numbers(array, name if key == "samples" else f"{name}, key '{key}',")
-    return Examples(found["samples"], found.get("mask"), found.get("truth"), name)
+    return Examples(
+        found["samples"], found.get("mask"), found.get("truth"), name, None if names is None else tuple(names)
+    )
 
 
 def load(path: str, needed: str, name: str) -> dict[str, np.ndarray]:
     """Load the arrays of a file by their keys, one of them `needed`; a file without keys is that one.
+
+    Those of a folder of images also have `names`, of the images.
 
     Args:
       path: as `read`.
@@ -68,7 +75,8 @@ def load(path: str, needed: str, name: str) -> dict[str, np.ndarray]:
         if Path(path).suffix == ".csv":
             return {needed: read_table(path)}
         if Path(path).suffix not in (".npz", ".npy"):
-            return {needed: _stack(folder.load(Path(path), "refuse", report=print))}
+            named = folder.load(Path(path), "refuse", report=print)
+            return {needed: _stack(named), "names": np.array([name for name, _ in named])}
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             return {needed: loaded}
