@@ -120,8 +120,20 @@ def test_certain_outputs_are_certain():
 def test_kl_from_a_certain_law_is_the_surprise():
     x_0, x_1 = jnp.asarray(STRINGS[:16]), jnp.asarray(STRINGS[16:])
     q = Binomial(make_schedule()).posterior(x_0, x_1, jnp.ones(16, jnp.int32))
-    p = Bernoulli(jax.random.normal(KEY, x_0.shape))
-    np.testing.assert_allclose(q.kl(p), -p.log_prob(x_0), rtol=1e-5)
+    logits = jax.random.normal(KEY, x_0.shape)
+    kl = jax.jit(lambda: q.kl(Bernoulli(logits)))()
+    surprise = np.logaddexp(0, np.where(STRINGS[:16] == 1, -1.0, 1.0) * np.asarray(logits, np.float64))
+    np.testing.assert_allclose(kl, surprise.sum(1), rtol=1e-5)
+
+
+def test_null_model_is_independent_bits_at_the_mean_rate():
+    """Of batches in which half, a quarter and all of the bits are 1."""
+    process = Binomial(make_schedule())
+    found = process.null_log_prob(jnp.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]))
+    np.testing.assert_allclose(found, np.full(3, 4 * np.log(0.5)), rtol=1e-6)
+    found = process.null_log_prob(jnp.array([[1.0, 0, 0, 0], [0, 0, 0, 1]]))
+    np.testing.assert_allclose(found, np.full(2, np.log(0.25) + 3 * np.log(0.75)), rtol=1e-6)
+    np.testing.assert_array_equal(process.null_log_prob(jnp.ones((2, 3))), 0)
 
 
 def test_best_chain_of_strings_that_share_a_bit_is_finite():

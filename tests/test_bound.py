@@ -98,11 +98,30 @@ def test_bound_with_a_decoder_reaches_the_log_likelihood_of_normal_data():
     assert float(stderr) < 0.02
 
 
+def test_estimates_with_a_decoder_reach_the_log_likelihood_of_normal_data():
+    """From three t of each example, and the edge at three x_1: but for KL(q(x_T) || pi), of the exact p(x_0 | x_t)."""
+    schedule, s2 = schedules.geometric(30, beta_1=1e-3, nsr_final=2.0), 0.5
+
+    def denoise(x_t, t):
+        share = s2 / (s2 + jnp.exp(schedule.log_nsr[t]))[:, None]
+        return Normal(share / jnp.sqrt(schedule.alpha_bar[t])[:, None] * x_t, s2 * (1 - share))
+
+    x_0 = s2**0.5 * jax.random.normal(KEY, (20_000, 2))
+    model = Model(Gaussian(schedule), denoise)
+    result = jax.jit(lambda key: bound.estimate(key, model, x_0, edge="decoder", num_times=3))(jax.random.key(1))
+    log_p = jax.scipy.stats.norm.logpdf(x_0, scale=s2**0.5).sum(-1)
+    mean, stderr = bound.mean_and_stderr(log_p - result.k)
+    last = (s2 + 2) / 3  # the variance of x_T
+    assert abs(float(mean) - (last - 1 - np.log(last))) < 4 * float(stderr)
+    assert float(stderr) < 0.05
+    np.testing.assert_allclose(result.mean, result.k.mean(), rtol=1e-5)
+
+
 def test_terms_add_up_and_entropies_are_the_papers():
     schedule = schedules.geometric(12, beta_1=1e-2)
     x_0 = normal_data(50)
-    result = bound.evaluate(KEY, optimal.normal(Gaussian(schedule), MEAN, COVARIANCE), x_0)
-    np.testing.assert_allclose(result.k, result.edge - result.kl - result.prior_kl, rtol=1e-6)
+    result = jax.jit(lambda: bound.evaluate(KEY, flat(schedule), x_0))()
+    np.testing.assert_allclose(result.k, result.edge - result.kl - result.prior_kl, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(result.kl_per_step.sum(), result.kl.mean(), rtol=1e-5)
     assert result.kl_per_step.shape == (13,)
     np.testing.assert_array_equal(result.kl_per_step[:2], 0)
@@ -189,6 +208,16 @@ def test_stated_errors_are_the_actual_ones_of_sorted_batches():
     for case, (mean, stderr) in zip(cases, run(jax.random.split(jax.random.key(5), 500)), strict=True):
         # 500 repeats give the actual error to 3 %.
         assert 0.88 < float(jnp.sqrt((stderr**2).mean()) / mean.std()) < 1.15, case
+
+
+def test_the_error_of_a_grid_compares_neighbours_in_time():
+    """Whatever the order of the batch: differences of the estimates sorted by t, the last beside the first."""
+    process = Gaussian(schedules.geometric(1000, beta_1=1e-4))
+    model = Model.from_steps(process, lambda x, t: Normal(x, 0.01))
+    found = jax.jit(lambda x_0: bound.estimate(KEY, model, x_0))(normal_data(50))
+    k = np.asarray(found.k, np.float64)[np.argsort(found.t)]
+    assert len(np.unique(found.t)) == 50
+    np.testing.assert_allclose(found.stderr, np.sqrt(0.5 * ((k - np.roll(k, 1)) ** 2).sum()) / 50, rtol=1e-3)
 
 
 @pytest.mark.parametrize("edge", ["forward", "decoder"])

@@ -18,6 +18,17 @@ def full_law(key, batch, dim):
     return FullNormal(mean, jnp.linalg.cholesky(covariance)), covariance
 
 
+def test_forward_steps_in_float64():
+    """From fine steps, whose change of x float32 could not hold beside it, to one that keeps nothing."""
+    beta = np.array([1e-8, 0.3, 0.7, 0.8, 1.0])
+    x, t = jax.random.normal(KEY, (5, 3)), jnp.arange(1, 6)
+    q = Gaussian(schedules.from_beta(beta)).forward(x, t)
+    keep, x_prev = np.sqrt(1 - beta)[:, None], np.asarray(x, np.float64)
+    np.testing.assert_allclose(q.mean, keep * x_prev, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(q.mean_less(x), (keep - 1) * x_prev, rtol=2e-6)
+    np.testing.assert_allclose(q.variance, np.tile(beta[:, None], 3), rtol=1e-6)
+
+
 @pytest.mark.parametrize("beta_1", [1e-2, 3e-7])
 @pytest.mark.parametrize("T", [2, 40, 1000])
 def test_posterior_is_bayes_rule_in_float64(T, beta_1):

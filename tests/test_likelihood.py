@@ -221,25 +221,42 @@ def test_enumeration_keeps_small_probabilities_and_certain_bits():
 def test_bounds_from_given_weights():
     weights = np.random.default_rng(0).normal(-3000, 2, (4, 10))
     own = np.array([-2999.0, -3001, -2998, -3000])
-    low = lambda k: np.asarray(likelihood.lower(jnp.asarray(weights, jnp.float32), k))  # noqa: E731
-    high = lambda k: np.asarray(likelihood.upper(jnp.asarray(own), jnp.asarray(weights, jnp.float32), k))  # noqa: E731
-    np.testing.assert_allclose(low(1), weights.mean(1), atol=2e-3)
-    np.testing.assert_allclose(low(10), logsumexp(weights, axis=1) - np.log(10), atol=2e-3)
+
+    @jax.jit
+    def run(weights, own):
+        low = {k: likelihood.lower(weights, k) for k in (1, 3, 10)}
+        high = {k: likelihood.upper(own, weights, k) for k in (1, 3)}
+        size = {k: likelihood.effective_sample_size(weights, k) for k in (1, 10)}
+        return low, high, size, likelihood.log_mean(weights)
+
+    low, high, size, (log_mean, stderr) = run(jnp.asarray(weights, jnp.float32), jnp.asarray(own, jnp.float32))
+    np.testing.assert_allclose(low[1], weights.mean(1), atol=2e-3)
+    np.testing.assert_allclose(low[10], logsumexp(weights, axis=1) - np.log(10), atol=2e-3)
     # Three disjoint groups of three; the last weight is left over.
     expected = (logsumexp(weights[:, :9].reshape(4, 3, 3), axis=2) - np.log(3)).mean(1)
-    np.testing.assert_allclose(low(3), expected, atol=2e-3)
-    np.testing.assert_allclose(high(1), own, atol=2e-3)
+    np.testing.assert_allclose(low[3], expected, atol=2e-3)
+    np.testing.assert_allclose(high[1], own, atol=2e-3)
     three = np.concatenate([np.tile(own[:, None, None], (1, 5, 1)), weights.reshape(4, 5, 2)], axis=2)
-    np.testing.assert_allclose(high(3), (logsumexp(three, axis=2) - np.log(3)).mean(1), atol=2e-3)
+    np.testing.assert_allclose(high[3], (logsumexp(three, axis=2) - np.log(3)).mean(1), atol=2e-3)
     w = np.exp(weights - weights.max())
-    ess = likelihood.effective_sample_size(jnp.asarray(weights, jnp.float32))
-    np.testing.assert_allclose(ess, w.sum(1) ** 2 / (w**2).sum(1), rtol=5e-3)
-    np.testing.assert_allclose(likelihood.effective_sample_size(jnp.asarray(weights, jnp.float32), 1), 1, rtol=1e-5)
+    np.testing.assert_allclose(size[10], w.sum(1) ** 2 / (w**2).sum(1), rtol=5e-3)
+    np.testing.assert_allclose(size[1], 1, rtol=1e-5)
+    # d log m = dm / m, and the error of m is the deviation of one weight divided by the root of their number.
+    np.testing.assert_allclose(log_mean, low[10], atol=1e-6)
+    np.testing.assert_allclose(stderr, w.std(1, ddof=1) / 10**0.5 / w.mean(1), rtol=5e-3)
     for k in (0, 11):
         with pytest.raises(ValueError, match=f"k: {k} "):
-            low(k)
+            likelihood.lower(jnp.asarray(weights), k)
     with pytest.raises(ValueError, match="k: 12 asks for groups of 11"):
-        high(12)
+        likelihood.upper(jnp.asarray(own), jnp.asarray(weights), 12)
+
+
+def test_the_errors_of_a_conditional_add_in_squares():
+    """Of weights 1 and 3: their mean is 2, and its error half of the mean."""
+    weights = jnp.log(jnp.array([[1.0, 3.0]]))
+    found = jax.jit(likelihood.conditional)(weights, jnp.log(jnp.array([8.0])), jnp.array([1.2]))
+    np.testing.assert_allclose(found.log_prob, -np.log(4), rtol=1e-5)
+    np.testing.assert_allclose(found.stderr, 1.3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 70, 1000])
@@ -255,8 +272,8 @@ def test_chunks_are_draws_of_the_same_law(chunk_size):
     if chunk_size is None:
         whole = likelihood.log_weights(KEY, model, x_0, 300, chunk_size=10**6)
         np.testing.assert_array_equal(weights, whole)
-    normal = likelihood.log_weights(KEY, normal_model(3), jnp.zeros((2, 2)), 30, chunk_size=chunk_size)
-    assert len(np.unique(np.asarray(normal))) == 60
+    normal = likelihood.log_weights(KEY, normal_model(3), jnp.zeros((2, 2)), 60, chunk_size=chunk_size)
+    assert len(np.unique(np.asarray(normal))) == 120
 
 
 def test_under_jit_grad_and_vmap():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from dpm_jax import (
     Bernoulli,
@@ -106,6 +107,23 @@ def test_hybrid_teaches_the_mean_by_simple_and_the_variance_by_the_bound():
     assert abs(one.mean() - other.mean()) < 4 * np.hypot(one.std(), other.std()) / np.sqrt(300)
 
 
+def test_hybrid_adds_minus_the_log_probability_of_a_decoder():
+    """With T = 1, log p(x_0 | x_1) is all of K that a variance enters; here by SciPy, at the x_1 that the key makes."""
+    process, x_0 = Gaussian(schedules.linear(1, beta_1=0.3)), jax.random.normal(jax.random.key(1), (16, 2))
+    model = Model.from_steps(process, lambda x, t: Normal(jnp.sin(x), jnp.exp(x)))
+    losses = jax.jit(
+        lambda: (
+            objectives.hybrid(KEY, model, x_0, edge="decoder", weight=1.0),
+            objectives.simple(KEY, model, x_0, edge="decoder"),
+        )
+    )
+    hybrid, simple = losses()
+    eps = jax.random.normal(jax.random.split(KEY)[1], (16, 2))
+    x_1 = np.sqrt(0.7) * np.asarray(x_0, np.float64) + np.sqrt(0.3) * np.asarray(eps, np.float64)
+    log_p = scipy.stats.norm.logpdf(x_0, np.sin(x_1), np.exp(x_1 / 2)).sum(1).mean()
+    np.testing.assert_allclose(hybrid - simple, -log_p / 2, rtol=1e-4)
+
+
 @pytest.mark.parametrize("edge", ["forward", "decoder"])
 def test_hybrid_calls_the_model_once(edge):
     @jax.jit
@@ -136,12 +154,17 @@ def test_sample_mse_of_bits_is_how_often_they_differ():
     x_0 = jnp.broadcast_to(jnp.array([1.0, 0.0, 1.0]), (5, 3))
     model = predictions.binomial(process, lambda x, t: 2 * x - 0.3)
     # Each t once: the grid of five times falls on each of 2..6.
-    got = float(objectives.sample_mse(KEY, model, x_0))
+    got = jax.jit(lambda: objectives.sample_mse(KEY, model, x_0))()
     time_key, noise_key = jax.random.split(KEY)
     t = timesteps.low_discrepancy(time_key, 5, 6).t
     assert sorted(np.asarray(t)) == [2, 3, 4, 5, 6]
-    x_t = process.marginal(x_0, t).sample(noise_key)
-    q, p = (np.asarray(law.mean, np.float64) for law in (process.posterior(x_0, x_t, t), model.reverse(x_t, t)))
+
+    @jax.jit
+    def rates():
+        x_t = process.marginal(x_0, t).sample(noise_key)
+        return process.posterior(x_0, x_t, t).mean, model.reverse(x_t, t).mean
+
+    q, p = (np.asarray(rate, np.float64) for rate in rates())
     differ = sum((q if a else 1 - q) * (p if b else 1 - p) for a, b in itertools.product((0, 1), repeat=2) if a != b)
     np.testing.assert_allclose(got, differ.mean(), rtol=1e-5)
 

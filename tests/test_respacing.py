@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dpm_jax import (
     Bernoulli,
     Binomial,
+    FullNormal,
     Gaussian,
     Model,
     Normal,
@@ -184,7 +185,10 @@ def test_all_times_are_the_model_itself(model, x_0):
     @jax.jit
     def laws():
         edges = (("forward", forward_edge(model)), ("decoder", model))
-        return [(respacing.respace(m, np.arange(1, 13), edge=edge).reverse(x, t), m.reverse(x, t)) for edge, m in edges]
+        return [
+            (respacing.respace(model, np.arange(1, 13), edge=edge).reverse(x, t), expected.reverse(x, t))
+            for edge, expected in edges
+        ]
 
     for short, expected in laws():
         chex.assert_trees_all_close(short, expected, rtol=2e-5, atol=2e-5)
@@ -264,6 +268,35 @@ def test_the_table_adds_up_to_the_bound_of_each_short_chain(case, edge):
         # The table has one draw an example and this four; data are the same.
         noise = (k - k.mean(0)).std() * math.sqrt((4 / 3) * (1 + len(times)) / len(x_0))
         assert abs(respacing.cost_of(table, np.asarray(times)) + k.mean()) < 4 * noise + 1e-4, times
+
+
+def test_the_table_of_full_laws_in_float64():
+    """Every entry, on the draws of x_t that the key makes, from alpha_bar alone."""
+    process, slope = Gaussian(schedules.geometric(5, beta_1=1e-2)), np.array([[0.6, 0.2], [-0.1, 0.4]])
+    tril = np.array([[0.5, 0.0], [-0.3, 0.8]])
+    model = Model(process, lambda x, t: FullNormal(x @ jnp.asarray(slope.T), jnp.asarray(tril)))
+    x_0 = jax.random.normal(KEY, (32, 2))
+    times = jnp.arange(1, 6, dtype=jnp.int32)
+    table, x = jax.jit(
+        lambda: (
+            respacing.costs(KEY, model, x_0),
+            jax.vmap(lambda t: process.marginal(x_0, jnp.full(32, t)).sample(KEY))(times),
+        )
+    )()
+    alpha_bar, start, x = (np.asarray(a, np.float64) for a in (process.schedule.alpha_bar[1:], x_0, x))
+    for j, now in enumerate(alpha_bar):
+        prior = -0.5 * (2 * np.log(2 * np.pi) + (start**2).sum(1).mean())
+        kl = 0.5 * (now * (start**2).sum(1).mean() - 2 * now - 2 * np.log1p(-now))
+        np.testing.assert_allclose(table.edge[j], -(kl + prior), rtol=1e-4)
+        for i, before in enumerate(alpha_bar[:j]):
+            weight = np.sqrt(before) * (1 - now / before) / (1 - now)
+            variance = (1 - before) * (1 - now / before) / (1 - now)
+            total = variance * np.eye(2) + weight**2 * tril @ tril.T
+            difference = weight * (start - x[j] @ slope.T)
+            squares = np.einsum("ni,ij,nj->n", difference, np.linalg.inv(total), difference).mean()
+            trace = variance * np.trace(np.linalg.inv(total))
+            kl = 0.5 * (squares + trace - 2 - 2 * np.log(variance) + np.linalg.slogdet(total)[1])
+            np.testing.assert_allclose(table.kl[i, j], kl, rtol=1e-3, atol=1e-4)
 
 
 def test_a_table_of_candidates_is_a_part_of_the_whole(monkeypatch):

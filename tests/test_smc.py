@@ -209,6 +209,19 @@ def test_weights_of_infinite_variance_are_doubtful(how):
     assert np.mean(found.doubtful) > 0.5
 
 
+def test_tail_is_hills_estimate():
+    """The mean log of the largest weights over the next one; of a Pareto law of index 0.7 it is 0.7."""
+    log_weights = 0.7 * np.random.default_rng(0).exponential(size=(40, 1000))
+    found = np.asarray(jax.jit(smc._tail)(jnp.asarray(log_weights, jnp.float32)), np.float64)
+    # 3 sqrt(1000) of them, which are fewer than a fifth.
+    falling = -np.sort(-log_weights)[:, :96]
+    np.testing.assert_allclose(found, (falling[:, :95] - falling[:, 95:]).mean(1), rtol=1e-5)
+    assert abs(found.mean() - 0.7) < 4 * 0.7 / np.sqrt(40 * 95)
+    # Of ten particles a fifth, and of those that are left when all others are lost the least is the next one.
+    few = jnp.array([[5.0, 4, 2, 1, 0, 0, 0, 0, 0, 0], [3.0, -INF, 1] + 7 * [-INF]])
+    np.testing.assert_allclose(smc._tail(few), [2.5, 2.0], rtol=1e-6)
+
+
 def repeats(how, noise, threshold, kind="law"):
     """Return runs of 200 particles each, and the exact log Z."""
     y = np.array([0.4, -0.1])

@@ -80,6 +80,15 @@ def test_emphasis_never_draws_a_weight_of_0():
     np.testing.assert_allclose(np.asarray(t)[:, 0].mean(), mean, atol=4 * T / np.sqrt(12 * 500))
 
 
+def test_emphasis_visits_each_t_in_proportion():
+    """As evenly as a grid can; the entries at 0 and 1 are not used."""
+    weights = np.array([50.0, 70.0, 4.0, 3.0, 2.0, 1.0])
+    t = timesteps.emphasis(jnp.asarray(weights))(jax.random.key(3), 37, 5).t
+    counts = np.bincount(np.asarray(t), minlength=6)
+    assert (np.abs(counts[2:] - 37 * weights[2:] / 10) < 1).all()
+    assert counts[:2].sum() == 0
+
+
 def test_emphasis_of_nothing_is_the_even_grid():
     even = timesteps.low_discrepancy(jax.random.key(1), 40, 100)
     alike = timesteps.emphasis(jnp.ones(101))(jax.random.key(1), 40, 100)
@@ -93,6 +102,37 @@ def test_low_discrepancy_visits_each_t_equally():
     draw = timesteps.low_discrepancy(jax.random.key(3), 99 * 4, 100)
     counts = np.bincount(np.asarray(draw.t), minlength=101)
     assert set(counts[2:]) <= {3, 4, 5}
+
+
+@pytest.mark.parametrize("num", [2, 6, 7])
+def test_squared_errors_of_independent_values_are_unbiased(num):
+    """Of every design; and pairs count as one where their values are equal, and have no error where they cancel."""
+    values = jax.random.normal(jax.random.key(0), (20_000, num))
+    twice = jnp.repeat(values, 2, axis=1)
+    opposite = twice * jnp.tile(jnp.array([1.0, -1]), num)
+
+    @jax.jit
+    def errors():
+        of = lambda values, design: jax.vmap(lambda v: timesteps.stderr_of_mean(v, design))(values)  # noqa: E731
+        alike = of(values, "independent"), of(values, "grid"), of(twice, "pairs")
+        return jnp.stack(alike) ** 2, of(opposite, "pairs")
+
+    squares, none = errors()
+    squares = np.asarray(squares, np.float64)
+    assert (np.abs(squares.mean(1) - 1 / num) < 4 * squares.std(1) / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(none, 0, atol=1e-6)
+
+
+def test_a_visit_is_a_tenth_of_the_mean_square():
+    """By hand: visits of one batch are averaged, the first of a t is taken as it is, and two forget 1 - 0.9^2."""
+    table = timesteps.record(timesteps.table(3), jnp.array([3, 3, 2]), jnp.array([1.0, 3.0, 2.0]))
+    np.testing.assert_allclose(table.square, [0, 0, 4, 5], rtol=1e-6)
+    table = timesteps.record(table, jnp.array([3, 3]), jnp.array([2.0, 4.0]))
+    np.testing.assert_allclose(table.square, [0, 0, 4, 0.81 * 5 + 0.19 * 10], rtol=1e-6)
+    np.testing.assert_array_equal(table.visits, [0, 0, 1, 4])
+    np.testing.assert_allclose(timesteps.probabilities(table), [0, 0, 0.5, 0.5], rtol=1e-6)
+    known = timesteps.TimeTable(jnp.array([9.0, 9, 4, 36]), jnp.full(4, 10.0))
+    np.testing.assert_allclose(timesteps.probabilities(known), [0, 0, 0.9 / 4 + 0.05, 0.9 * 3 / 4 + 0.05], rtol=1e-6)
 
 
 def test_a_table_is_uniform_until_every_t_is_known_and_then_follows_the_terms():
