@@ -48,12 +48,10 @@ def test_short_strings_of_bits_are_enumerated_beside_ais(tmp_path):
     gaps, stderrs = result.ais_to_exact_bits, result.ais_to_exact_stderr_bits
     assert gaps == sorted(gaps, reverse=True)
     assert abs(gaps[-1]) < 5 * stderrs[-1] + 0.5 / result.ais_ess[-1]
-    assert result.exact_bits == pytest.approx(result.ais_bits[-1] + gaps[-1])
     # Each example has the same log-probability under the data's law.
     assert result.ais_gap_bits[-1] == pytest.approx(-np.log2(5) - result.ais_bits[-1])
     both = result.sandwich
     assert both["width_bits"] == sorted(both["width_bits"], reverse=True)
-    assert both["upper_bits"][0] - both["lower_bits"][0] == pytest.approx(both["width_bits"][0])
     found = result.entropy_bounds_bits
     assert found["true"]["t"] == list(range(2, 13))
     for t, true in zip(found["true"]["t"], found["true"]["bits"], strict=True):
