@@ -94,6 +94,11 @@ def weighted(key, model, x_0, *, power=1.0):
     return jnp.mean(weight * (model.denoised(x_t, t).mean - x_0) ** 2)
 
 
+def signal(key, model, x_0, *, power=1.0):
+    """Return the mean of a power of alpha_bar: no noise enters."""
+    return jnp.mean(model.process.schedule.alpha_bar**power)
+
+
 def even(key, num, num_timesteps):
     from dpm_jax import timesteps
 

@@ -94,8 +94,12 @@ def test_k_of_a_lane_is_that_of_its_model(trained):
     state = jax.tree.map(lambda leaves: leaves[0], trained[1][0])
     model = built.model(step_lib.averaged_params(built, state))
     x_0 = source.held_out(jax.random.key(1), 30)
-    key = jax.random.fold_in(jax.random.key(2), 0)
-    np.testing.assert_allclose(trained[3][0], bound.evaluate(key, model, x_0).k, rtol=1e-4, atol=1e-4)
+    # Of each example, with 400 draws of noise.
+    k = jax.jit(jax.vmap(lambda key: bound.evaluate(key, model, x_0).k))(jax.random.split(jax.random.key(9), 400))
+    apart = (trained[3][0] - k.mean(0)) / k.std(0)
+    assert abs(apart.mean()) < 4 / np.sqrt(30)
+    assert np.abs(apart).max() < 6
+    assert np.corrcoef(trained[3][0], k.mean(0))[0, 1] > 0.5
 
 
 def test_what_training_costs_is_measured(trained):

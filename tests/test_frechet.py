@@ -129,11 +129,10 @@ def test_fewer_samples_than_features_are_enough():
     assert found.value > 0
 
 
-def test_order_of_the_samples_matters_to_the_error_alone():
+def test_order_of_the_samples_does_not_matter_to_the_value():
     a, b = pair(RNG, 300, 300)
     one, other = frechet.distance(a, b), frechet.distance(a[a[:, 0].argsort()], b[b[:, 1].argsort()])
     assert one.value == pytest.approx(other.value, rel=1e-12)
-    assert one.stderr == pytest.approx(other.stderr, rel=0.8)
 
 
 GOOD = RNG.normal(size=(10, 4))

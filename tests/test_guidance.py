@@ -254,18 +254,26 @@ def test_multiplying_with_the_exponential_of_a_sum_is_exact():
     np.testing.assert_allclose(q.scale_tril, p.scale_tril, rtol=1e-6)
 
 
-def test_multiplying_with_a_law_is_the_product():
-    bits, r = jnp.asarray(STRINGS[:4], jnp.float32), Bernoulli(jnp.asarray([[INF, -1.0, 0.0, 2.0, -INF]]))
+def test_multiplying_with_a_law_weighs_each_coordinate_of_each_step():
+    """The first is unseen, the second known, the third seen through noise; of bits, log-odds add up."""
+    logits = np.array([INF, -1.0, 0.0, 2.0, -INF])
+    bits, r = jnp.asarray(STRINGS[:4], jnp.float32), Bernoulli(jnp.asarray(logits, jnp.float32)[None])
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 3, 10, 20])
+    model = independent_bits(RATES)
 
     @jax.jit
     def laws():
-        cases = ((diagonal_model, PARTIAL, x), (independent_bits(RATES), r, bits))
-        return [(guidance.multiply(m, r).reverse(x, t), m.reverse(x, t).product(r)[0]) for m, r, x in cases]
+        pairs = ((diagonal_model, PARTIAL, x), (model, r, bits))
+        return [(m.reverse(x, t), guidance.multiply(m, r).reverse(x, t)) for m, r, x in pairs]
 
-    for found, expected in laws():
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_array_equal(a, b)
+    (p, q), (before, after) = laws()
+    mean, variance = np.asarray(p.mean, float), np.asarray(p.variance, float)
+    gain = variance[:, 2] / (variance[:, 2] + 0.2)
+    expected = np.stack([mean[:, 0], np.full(4, 0.9), mean[:, 2] + gain * (-0.8 - mean[:, 2])], 1)
+    np.testing.assert_allclose(q.mean, expected, rtol=1e-5, atol=1e-6)
+    expected = np.stack([variance[:, 0], np.zeros(4), gain * 0.2], 1)
+    np.testing.assert_allclose(q.variance, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(after.logits, np.asarray(before.logits, float) + logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_function_of_the_time_is_told_that_of_x():
@@ -400,12 +408,18 @@ def test_guided_steps_are_tilted_by_the_gradient_of_the_twist(model, r):
 
 
 def test_guided_is_exact_for_the_exponential_of_a_sum():
-    """log h_t of standard normal data is sqrt(alpha_bar_t) s . x_t, and a constant."""
+    """log h_t of standard normal data is sqrt(alpha_bar_t) s . x_t, and a constant: its slope is one step late."""
     s, schedule = np.array([1.0, -0.5]), schedules.geometric(100, beta_1=1e-4)
     model = guidance.condition(standard_model(schedule), lambda x: x @ jnp.asarray(s, jnp.float32), "guided")
     mean, covariance = normal_law(model, 2)
-    np.testing.assert_allclose(mean, s, atol=0.1)  # the gradient is that of x_t, one step late
-    np.testing.assert_allclose(covariance, np.eye(2), atol=0.01)
+    expected, beta, alpha_bar = np.zeros(2), *(np.asarray(a, np.float64) for a in (schedule.beta, schedule.alpha_bar))
+    for t in range(100, 1, -1):
+        expected = np.sqrt(1 - beta[t]) * expected + beta[t] * np.sqrt(alpha_bar[t]) * s
+    # The last step is the product with r itself.
+    expected = np.sqrt(1 - beta[1]) * expected + beta[1] * s
+    np.testing.assert_allclose(mean, expected, rtol=1e-3)
+    np.testing.assert_allclose(expected, s, rtol=0.1)
+    np.testing.assert_allclose(covariance, np.eye(2), atol=1e-3)
 
 
 @pytest.mark.parametrize("r", [PARTIAL, lambda x: -(x**2).sum(-1)], ids=["law", "function"])

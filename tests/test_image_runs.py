@@ -10,7 +10,6 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from dpm_jax import units
 from dpm_jax.data import sources
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import images, report
@@ -87,7 +86,6 @@ def test_what_one_dispatch_brings_is_bounded(monkeypatch):
 def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, tmp_path):
     model, source = built(make(**array))
     whole = loop.train(model, source, tmp_path / "whole")
-    shorter, _ = built(make(**array, train__steps=12))
     # The learning rate follows the number of steps: cut the long run itself.
     cut = tmp_path / "cut"
     data = feed.open_feed(source.supply, 0, 16, 0, 12)
@@ -98,7 +96,6 @@ def test_resumed_training_on_images_is_bit_for_bit_the_uninterrupted_one(array, 
         checkpoints.save(12, state, 0.0)
     resumed = loop.train(model, source, cut)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
-    assert shorter.config.train.steps == 12
 
 
 @needs_grain
@@ -207,7 +204,11 @@ def test_parzen_of_images(array):
     result = images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
     assert result.training.nats.mean > result.model.nats.mean  # an untrained model is worse than the training set
     assert result.model.num_samples == 20
+<<<<<<< HEAD
     assert result.model.bits == pytest.approx(tuple(map(units.bits, result.model.nats)))
+=======
+    assert result.model.bits == pytest.approx(result.model.nats / np.log(2))
+>>>>>>> structural-c-unrun
     assert "training images in their place" in images.parzen_table(result)
     with pytest.raises(UserError, match="there are 53"):
         images.parzen_report(jax.random.key(0), model, params, source, 28, said.append)

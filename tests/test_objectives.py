@@ -1,7 +1,5 @@
 """Losses beside the bound, against closed forms, brute force and each other."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,22 +26,20 @@ KEY = jax.random.key(0)
 LINEAR = Gaussian(schedules.linear(50))
 
 
-@pytest.mark.parametrize("edge", ["forward", "decoder"])
-def test_simple_is_the_error_of_the_noise(edge):
-    """Whatever is predicted; here epsilon itself, against the definition, with the draws that the key makes."""
-    outputs_of = lambda x, t: jnp.sin(x) + 0.01 * t[:, None]  # noqa: E731
-    model = predictions.gaussian(LINEAR, outputs_of, prediction="epsilon", variance="small")
-    x_0 = jax.random.normal(jax.random.key(1), (64, 3))
-    loss = objectives.simple(KEY, model, x_0, edge=edge)
-    time_key, noise_key = jax.random.split(KEY)
-    u = (jax.random.uniform(time_key) + jnp.arange(64) / 64) % 1.0
-    t = 2 + (u * 49).astype(jnp.int32) if edge == "forward" else 1 + (u * 50).astype(jnp.int32)
-    assert int(t.min()) == (2 if edge == "forward" else 1)
-    assert int(t.max()) == 50
-    eps = np.asarray(jax.random.normal(noise_key, x_0.shape), np.float64)
-    x_t = LINEAR.marginal(x_0, t).sample(noise_key)
-    expected = np.mean((np.asarray(outputs_of(x_t, t), np.float64) - eps) ** 2)
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+@pytest.mark.parametrize(("edge", "first"), [("forward", 2), ("decoder", 1)])
+def test_simple_is_the_error_of_the_noise_at_every_time(edge, first):
+    """Of a network that knows x_0, and so the noise, and is wrong by what t says; each t comes up once."""
+    x_0 = jnp.array([0.3, -1.0, 2.0])
+    error = lambda t: jnp.sin(0.1 * t)[:, None] * jnp.array([1.0, -2.0, 0.5])  # noqa: E731
+
+    def network(x, t):
+        alpha_bar, sigma2 = (values[t][:, None] for values in (LINEAR.schedule.alpha_bar, LINEAR.schedule.sigma2))
+        return (x - jnp.sqrt(alpha_bar) * x_0) / jnp.sqrt(sigma2) + error(t)
+
+    model = predictions.gaussian(LINEAR, network, prediction="epsilon", variance="small")
+    t = jnp.arange(first, 51)
+    loss = objectives.simple(KEY, model, jnp.broadcast_to(x_0, (len(t), 3)), edge=edge)
+    np.testing.assert_allclose(loss, np.mean(np.asarray(error(t), np.float64) ** 2), rtol=2e-3)
 
 
 def test_simple_is_the_same_of_every_prediction_and_law():
@@ -83,28 +79,20 @@ def test_hybrid_teaches_the_mean_by_simple_and_the_variance_by_the_bound():
 
         return predictions.gaussian(LINEAR, network, prediction="epsilon", variance="interpolated")
 
-    def term_of_the_bound(w, key):
-        """-K of the times and the noise that the key makes, without the terms that no variance enters."""
-        time_key, noise_key = jax.random.split(key)
-        draw = timesteps.low_discrepancy(time_key, 64, 50)
-        x_t = LINEAR.marginal(x_0, draw.t).sample(noise_key)
-        return jnp.mean(draw.weight * LINEAR.posterior(x_0, x_t, draw.t).kl(model(w).reverse(x_t, draw.t)))
-
     losses = {
         "hybrid": lambda w, key: objectives.hybrid(key, model(w), x_0, weight=0.01),
         "simple": lambda w, key: objectives.simple(key, model(w), x_0),
-        "bound": term_of_the_bound,
         "estimate": lambda w, key: -bound.estimate(key, model(w), x_0).mean,
     }
-    w, keys = jnp.array([0.4, 0.2]), jax.random.split(KEY, 300)
+    w, keys = jnp.array([0.4, 0.2]), jax.random.split(KEY, 1000)
     slopes = jax.jit(lambda: {name: jax.vmap(jax.grad(loss), (None, 0))(w, keys) for name, loss in losses.items()})()
-    hybrid, simple, of_bound, estimate = (np.asarray(slopes[name]) for name in losses)
+    hybrid, simple, estimate = (np.asarray(slopes[name]) for name in losses)
     np.testing.assert_allclose(hybrid[:, 0], simple[:, 0], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(hybrid[:, 1], 0.01 * of_bound[:, 1] / 2, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(simple[:, 1], 0, atol=1e-6)
-    # And so, on average, by any other draws of K.
+    # On average: the draws of K are others. Two dimensions, and K's terms without a variance have no slope in it.
     one, other = hybrid[:, 1], 0.01 * estimate[:, 1] / 2
-    assert abs(one.mean() - other.mean()) < 4 * np.hypot(one.std(), other.std()) / np.sqrt(300)
+    error = np.hypot(one.std(), other.std()) / np.sqrt(1000)
+    assert abs(one.mean() - other.mean()) < 4 * error < 0.1 * abs(one.mean())
 
 
 def test_hybrid_adds_minus_the_log_probability_of_a_decoder():
@@ -150,9 +138,11 @@ def test_sample_mse_of_normals_by_drawing():
 
 
 def test_sample_mse_of_bits_is_how_often_they_differ():
-    process = Binomial(schedules.erase(6))
-    x_0 = jnp.broadcast_to(jnp.array([1.0, 0.0, 1.0]), (5, 3))
+    """Of draws, of each t as many."""
+    process, n = Binomial(schedules.erase(6)), 5 * 8000
+    x_0 = jnp.broadcast_to(jnp.array([1.0, 0.0, 1.0]), (n, 3))
     model = predictions.binomial(process, lambda x, t: 2 * x - 0.3)
+<<<<<<< HEAD
     # Each t once: the grid of five times falls on each of 2..6.
     got = jax.jit(lambda: objectives.sample_mse(KEY, model, x_0))()
     time_key, noise_key = jax.random.split(KEY)
@@ -167,6 +157,15 @@ def test_sample_mse_of_bits_is_how_often_they_differ():
     q, p = (np.asarray(rate, np.float64) for rate in rates())
     differ = sum((q if a else 1 - q) * (p if b else 1 - p) for a, b in itertools.product((0, 1), repeat=2) if a != b)
     np.testing.assert_allclose(got, differ.mean(), rtol=1e-5)
+=======
+    got = float(objectives.sample_mse(KEY, model, x_0))
+    t = 2 + jnp.arange(n) % 5
+    x_t = process.marginal(x_0, t).sample(jax.random.key(3))
+    x = process.posterior(x_0, x_t, t).sample(jax.random.key(4))
+    y = model.reverse(x_t, t).sample(jax.random.key(5))
+    differ = np.asarray(x != y, float).mean(1)
+    assert abs(got - differ.mean()) < 5 * differ.std() / np.sqrt(n)
+>>>>>>> structural-c-unrun
 
 
 def test_sample_mse_wants_the_narrowest_law():

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dpm_jax import Bernoulli, Binomial, Gaussian, predictions, schedules
 
@@ -49,11 +47,11 @@ def step(schedule, outputs, x_t, t, **options):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_conversions_at_every_end_of_time(name):
+def test_conversions_at_all_times(name):
     """float32 against the definitions in float64; the error allowed is what rounding the source itself comes to."""
     schedule = SCHEDULES[name]
     T = schedule.num_timesteps
-    t = np.unique([1, min(2, T), -(-T // 2), T])
+    t = np.unique(np.r_[1, min(2, T), np.linspace(1, T, 40).round()]).astype(int)
     rng = np.random.default_rng(0)
     x_0, noise = rng.standard_normal((2, len(t), 64))
     x_t, values = exact(schedule, t, x_0, noise)
@@ -72,28 +70,6 @@ def test_conversions_at_every_end_of_time(name):
         lost = {"x_0": 1 / sigma, "epsilon": 1 / signal}.get(source, 1.0)
         most = 3e-6 * lost * (1 + np.abs(x_t)) + 3e-6 / sigma
         np.testing.assert_array_less(np.abs(got - values[target]), most, err_msg=f"{source}, {target}")
-
-
-@jax.jit
-def there_and_back(value, x_t, t):
-    schedule = SCHEDULES["cosine"]
-
-    def back(source, target):
-        there = predictions.convert(schedule, value, x_t, t, source=source, target=target)
-        return predictions.convert(schedule, there, x_t, t, source=target, target=source)
-
-    return [back(source, target) for source, target in itertools.permutations(NAMES, 2)]
-
-
-@given(t=st.integers(1, 1000), seed=st.integers(0, 2**16))
-@settings(max_examples=60, deadline=None)
-def test_there_and_back_again(t, seed):
-    schedule = SCHEDULES["cosine"]
-    value, x_t = jnp.asarray(np.random.default_rng(seed).standard_normal((2, 1, 8)), jnp.float32)
-    sigma, signal = float(schedule.sigma2[t]) ** 0.5, float(schedule.alpha_bar[t]) ** 0.5
-    for back in there_and_back(value, x_t, jnp.array([t])):
-        # The narrower the door that the value goes through, the more of its digits are lost.
-        np.testing.assert_allclose(back, value, atol=1e-5 / (sigma * signal) ** 2 * 1e-1 + 1e-5)
 
 
 def test_a_right_prediction_makes_the_exact_posterior():

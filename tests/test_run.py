@@ -91,8 +91,8 @@ def test_a_normal_model_has_its_known_log_likelihood_in_the_data_s_units(runs):
     assert abs((k.value - exact).mean()) < 4 * np.sqrt((k.stderr**2).mean() / 50)
     assert np.quantile(np.abs(k.value - exact) / k.stderr, 0.8) < 3
     x = run.sample(OTHER_KEY, 4000)
-    np.testing.assert_allclose(x.mean(0), [100.6, -5.01], atol=0.1)
-    np.testing.assert_allclose(x.std(0), [2.4, 0.12], rtol=0.05)
+    np.testing.assert_allclose((x.mean(0) - [100.6, -5.01]) / [2.4, 0.12], 0, atol=4.5 / np.sqrt(4000))
+    np.testing.assert_allclose(x.std(0), [2.4, 0.12], rtol=4.5 / np.sqrt(2 * 4000))
 
 
 def test_of_integers_it_is_their_probability(runs):
@@ -181,7 +181,7 @@ def test_samples_are_in_the_data_s_units(runs):
     assert np.isin(bits, (0, 1)).all()
     points = runs["vectors"].sample(KEY, 500)
     assert points.dtype == np.float64
-    np.testing.assert_allclose(points.mean(0), [100, -5], atol=3)
+    np.testing.assert_allclose((points.mean(0) - [100, -5]) / [3, 0.1], 0, atol=0.5)
     np.testing.assert_array_equal(points[:100], runs["vectors"].sample(KEY, 500)[:100])
     short = runs["vectors"].sample(KEY, 7, num_steps=3, eta=0.0)
     assert short.shape == (7, 2)

@@ -1,5 +1,6 @@
 """The train step: what it computes, that it is one program, and that it goes on exactly where it stopped."""
 
+import itertools
 import shutil
 from contextlib import ExitStack
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from dpm_jax.data import sources
 from dpm_jax.errors import UserError
 from dpm_jax.evaluation import report
 from dpm_jax.training import build, feed, loop, step, warm_start, workdir
@@ -61,18 +63,29 @@ def test_many_steps_in_one_dispatch_are_the_steps_one_by_one():
     assert run._cache_size() == 1
 
 
-def test_a_dispatch_is_the_plain_train_step():
-    built, source = small()
-    state = step.init(built)
-    key = jax.random.split(jax.random.key(built.config.seed))[1]
-    losses = []
-    for i in range(3):
-        data_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-        state, loss, _ = step.train_step(built, state, noise_key, source.supply(data_key, 64))
-        losses.append(float(loss))
-    dispatched, progress = run_steps_of(built, source)(step.init(built), 3)
-    np.testing.assert_allclose(progress.loss, np.mean(losses), rtol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), dispatched.params, state.params)
+def quadratic(built, **settings):
+    """The experiment with a loss that is known: half the square of the distance of all parameters from x_0's mean."""
+
+    def loss(params, key, x_0, memory):
+        return sum(0.5 * jnp.square(leaf - x_0.mean()).sum() for leaf in jax.tree.leaves(params)), memory
+
+    return built._replace(loss=loss, optimizer=optax.sgd(0.1), **settings)
+
+
+def test_a_dispatch_is_its_steps_by_hand():
+    built, _ = small(train__max_skipped=9)
+    built = quadratic(built)
+    batches = np.random.default_rng(0).normal(size=(5, 64, 2)).astype(np.float32)
+    start = jax.device_get(step.init(built).params)
+    state, progress = step.make_run_steps(built, lambda key, batch: batch)(step.init(built), 3, batches)
+    expected, losses = start, []
+    for target in batches[:3].mean((1, 2)):
+        losses.append(sum(0.5 * np.square(leaf - target).sum() for leaf in jax.tree.leaves(expected)))
+        expected = jax.tree.map(lambda leaf: leaf - 0.1 * (leaf - target), expected)  # noqa: B023
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, expected)
+    np.testing.assert_allclose(progress.loss, np.mean(losses), rtol=1e-5)
+    # The gradient is the distance, so that the norm is the root of twice the loss.
+    np.testing.assert_allclose(progress.grad_norm, np.mean(np.sqrt(2 * np.array(losses))), rtol=1e-5)
 
 
 def test_average_is_corrected_for_its_start():
@@ -224,17 +237,22 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     same(loop.load_params(built, tmp_path), first[:2])
 
 
+def poisoned(source, *steps):
+    """The source, from the host, with batches that are not finite at these steps, counted from 0."""
+
+    def batches(seed, size, first=0, **_):
+        for number in itertools.count(first):
+            batch = np.random.default_rng(number).normal(size=(size, 2)).astype(np.float32)
+            yield np.full_like(batch, np.nan) if number in steps else batch
+
+    return source._replace(supply=sources.Stream(batches, lambda key, batch: batch))
+
+
 def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(tmp_path):
     built, source = small(train__max_skipped=1)
 
-    def poisoned(key, num):
-        # A batch is known by its key; that of step 51 is bad.
-        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
-
-    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
-    bad = jnp.stack([jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, 50))[0])[0]])
     with pytest.raises(UserError, match=r"not finite at step 51, the 1. in a row; the checkpoint of step 40 is kept"):
-        loop.train(built, source._replace(supply=poisoned), tmp_path)
+        loop.train(built, poisoned(source, 50), tmp_path)
     assert loop.load_params(built, tmp_path)[0] == 40
 
 
@@ -300,51 +318,31 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     built, source = small(train__steps=40, train__log_every=20)
-    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
-
-    def key_of(step_number):
-        return jax.random.key_data(jax.random.split(jax.random.fold_in(train_key, step_number))[0])[0]
-
-    bad = jnp.stack([key_of(5), key_of(6), key_of(30)])
-
-    def poisoned(key, num):
-        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
-
-    found = loop.train(built, source._replace(supply=poisoned), tmp_path)
+    source = poisoned(source, 5, 6, 30)
+    found = loop.train(built, source, tmp_path)
     assert found.step == 40
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [2, 1]
     assert all(np.isfinite(line["training_bits"]) for line in lines)
     # What a step that is skipped leaves behind is the state before it.
-    data = feed.open_feed(poisoned, 0, 64, 0, 10)
+    data = feed.open_feed(source.supply, 0, 64, 0, 10)
     run = step.make_run_steps(built, data.draw)
-    state = jax.device_get(run(step.init(built), 5)[0])
-    after, progress = run(jax.tree.map(jnp.asarray, state), 2)
+    state = jax.device_get(run(step.init(built), 5, data.take(5))[0])
+    after, progress = run(jax.tree.map(jnp.asarray, state), 2, data.take(2))
     same(after._replace(step=state.step, skipped=state.skipped), state)
     assert (int(after.step), int(after.skipped), int(progress.num_skipped)) == (7, 2, 2)
     assert int(after.num_updates) == 5
 
 
-def poisoned(built, source, *steps):
-    """The source, with batches that are not finite at these steps, counted from 0: a batch is known by its key."""
-    train_key = jax.random.split(jax.random.key(built.config.seed))[1]
-    keys = [jax.random.split(jax.random.fold_in(train_key, number))[0] for number in steps]
-    bad = jnp.stack([jax.random.key_data(key)[0] for key in keys])
-
-    def supply(key, num):
-        return jnp.where(jnp.isin(jax.random.key_data(key)[0], bad), jnp.nan, source.supply(key, num))
-
-    return source._replace(supply=supply)
-
-
 def test_a_run_whose_last_steps_are_skipped_is_finished(tmp_path):
     built, source = small(train__steps=40, train__max_skipped=3)
-    found = loop.train(built, poisoned(built, source, 38, 39), tmp_path)
+    found = loop.train(built, poisoned(source, 38, 39), tmp_path)
     saved = loop.load_params(built, tmp_path)
     same(saved, found[:2])
     assert saved[0] == 40
     # The parameters are those of the last good step.
-    shorter, _ = run_steps_of(built, source)(step.init(built), 38)
+    data = feed.open_feed(poisoned(source).supply, 0, 64, 0, 40)
+    shorter, _ = step.make_run_steps(built, data.draw)(step.init(built), 38, data.take(38))
     same(saved[1], step.averaged_params(built, shorter))
     same(loop.train(built, source, tmp_path), found)
 
@@ -352,7 +350,7 @@ def test_a_run_whose_last_steps_are_skipped_is_finished(tmp_path):
 def test_told_to_stop_after_a_skipped_step_it_saves(tmp_path, monkeypatch):
     built, source = small()
     monkeypatch.setattr(loop.StopSignal, "asked", lambda _: True)
-    found = loop.train(built, poisoned(built, source, 0), tmp_path)
+    found = loop.train(built, poisoned(source, 0), tmp_path)
     # The first dispatch is of one step, the skipped one.
     assert (found.step, found.stopped) == (1, True)
     assert loop.load_params(built, tmp_path)[0] == 1
@@ -545,11 +543,18 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [10, 20, 25]
 
 
-def test_report_is_consistent():
+def test_report_of_an_untrained_model_is_in_closed_form():
+    """Which is the forward chain from N(0, I) run backwards, so that K is the log-density of N(0, I), and no more."""
     built, source = small()
-    result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 300, 0)
-    assert result.bound_bits.mean == pytest.approx(result.edge_bits - result.kl_bits - result.prior_kl_bits, abs=1e-4)
-    assert result.gain_bits.mean == pytest.approx(result.bound_bits.mean - result.null_bits)
+    result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 2000, 0)
+    null = -np.log2(2 * np.pi * np.e)  # of data of unit variance
+    assert result.null_bits == pytest.approx(null, abs=0.1)
+    assert abs(result.gain_bits.mean) < 4 * result.gain_bits.stderr < 0.2
+    assert abs(result.bound_bits.mean - null) < 4 * result.bound_bits.stderr < 0.3
+    assert result.edge_bits == pytest.approx(null - np.log2(1e-3), abs=1e-3)
+    sigma2 = float(built.model(step.init(built).params).process.schedule.sigma2[-1])
+    assert result.prior_kl_bits == pytest.approx(-np.log2(sigma2), abs=1e-3)
+    assert result.kl_bits == pytest.approx(-np.log2(1e-3) + np.log2(sigma2), abs=4 * result.gain_bits.stderr + 0.1)
     assert sum(result.per_step_kl_bits) == pytest.approx(result.kl_bits, rel=1e-4)
     assert len(result.per_step_kl_bits) == 11
     assert result.limit_bits - result.bound_bits.mean == pytest.approx(
@@ -569,20 +574,29 @@ def test_report_in_chunks_covers_every_example(monkeypatch):
     assert abs(cut.bound_bits.mean - whole.bound_bits.mean) < 4 * (cut.bound_bits.stderr + whole.bound_bits.stderr)
 
 
-def test_accumulated_gradients_are_those_of_the_parts():
-    built, source = small(train__accumulate=4, train__batch_size=32)
-    state, key = step.init(built), jax.random.key(7)
-    x_0 = source.supply(jax.random.key(8), 32)
-    found, loss, grad_norm = step.train_step(built, state, key, x_0)
-    keys = jax.random.split(key, 4)
-    value_and_grad = jax.value_and_grad(lambda params, *part: built.loss(params, *part, ())[0])
-    parts = [value_and_grad(state.params, keys[i], x_0[i::4]) for i in range(4)]
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *(gradient for _, gradient in parts))
-    np.testing.assert_allclose(loss, np.mean([value for value, _ in parts]), rtol=1e-5)
-    np.testing.assert_allclose(grad_norm, optax.tree.norm(mean), rtol=1e-4)
-    updates, _ = built.optimizer.update(mean, state.opt_state, state.params)
-    expected = optax.apply_updates(state.params, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found.params, expected)
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """Of a loss that is a mean over examples and needs no key; and the parts have different keys."""
+    built, _ = small(train__accumulate=4, train__batch_size=32)
+    x_0 = jax.random.normal(jax.random.key(8), (32, 2))
+
+    def loss(params, key, x_0, memory):
+        return built.network(params, x_0, jnp.ones(len(x_0), jnp.int32)).mean() + x_0.mean(), memory
+
+    made, state = built._replace(loss=loss, optimizer=optax.sgd(1.0)), step.init(built)
+    state = state._replace(opt_state=optax.sgd(1.0).init(state.params))
+    found, value, grad_norm = step.train_step(made, state, jax.random.key(7), x_0)
+    (expected, _), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, None, x_0, ())
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad_norm, optax.tree.norm(gradient), rtol=1e-5)
+    moved = optax.tree.sub(state.params, found.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), moved, gradient)
+
+    def noise(params, key, x_0, memory):
+        return jax.random.normal(key), (*memory[1:], jax.random.normal(key))
+
+    drawn = step._loss_and_grads(built._replace(loss=noise), state._replace(memory=(jnp.zeros(()),) * 4),
+                                 jax.random.key(7), x_0)[1]  # fmt: skip
+    assert len({float(value) for value in drawn}) == 4
 
 
 def test_accumulating_remembers_what_every_part_has_seen():

@@ -96,7 +96,6 @@ def test_rounds_are_taken_until_the_error_is_small_or_the_cost_is_not():
     found = find(state)
     assert found == find(state)
     assert len(found.rounds) == most
-    assert found.mean == pytest.approx(np.mean(found.rounds))
     # Fresh examples in every round: the rounds' own spread says the same.
     assert found.stderr == pytest.approx(np.std(found.rounds, ddof=1) / np.sqrt(most), rel=0.75)
     exact = report.evaluate(KEY, built, step_lib.averaged_params(built, state), source, 4000, 0)
