@@ -102,7 +102,6 @@ def test_bound_with_a_decoder_reaches_the_log_likelihood_of_normal_data():
     assert float(stderr) < 0.02
 
 
-<<<<<<< HEAD
 def test_estimates_with_a_decoder_reach_the_log_likelihood_of_normal_data():
     """From three t of each example, and the edge at three x_1: but for KL(q(x_T) || pi), of the exact p(x_0 | x_t)."""
     schedule, s2 = schedules.geometric(30, beta_1=1e-3, nsr_final=2.0), 0.5
@@ -122,17 +121,10 @@ def test_estimates_with_a_decoder_reach_the_log_likelihood_of_normal_data():
     np.testing.assert_allclose(result.mean, result.k.mean(), rtol=1e-5)
 
 
-def test_terms_add_up_and_entropies_are_the_papers():
-    schedule = schedules.geometric(12, beta_1=1e-2)
-    x_0 = normal_data(50)
-    result = jax.jit(lambda: bound.evaluate(KEY, flat(schedule), x_0))()
-    np.testing.assert_allclose(result.k, result.edge - result.kl - result.prior_kl, rtol=1e-6, atol=1e-6)
-=======
 def test_steps_add_up_and_entropies_are_the_papers():
     schedule = schedules.geometric(12, beta_1=1e-2)
     x_0 = normal_data(50)
     result = bound.evaluate(KEY, optimal.normal(Gaussian(schedule), MEAN, COVARIANCE), x_0)
->>>>>>> structural-c-unrun
     np.testing.assert_allclose(result.kl_per_step.sum(), result.kl.mean(), rtol=1e-5)
     assert result.kl_per_step.shape == (13,)
     np.testing.assert_array_equal(result.kl_per_step[:2], 0)

@@ -204,11 +204,7 @@ def test_parzen_of_images(array):
     result = images.parzen_report(jax.random.key(0), model, params, source, 20, said.append)
     assert result.training.nats.mean > result.model.nats.mean  # an untrained model is worse than the training set
     assert result.model.num_samples == 20
-<<<<<<< HEAD
-    assert result.model.bits == pytest.approx(tuple(map(units.bits, result.model.nats)))
-=======
-    assert result.model.bits == pytest.approx(result.model.nats / np.log(2))
->>>>>>> structural-c-unrun
+    assert result.model.bits == pytest.approx(tuple(np.divide(result.model.nats, np.log(2))))
     assert "training images in their place" in images.parzen_table(result)
     with pytest.raises(UserError, match="there are 53"):
         images.parzen_report(jax.random.key(0), model, params, source, 28, said.append)

@@ -47,19 +47,10 @@ def test_short_strings_of_bits_are_enumerated_beside_ais(tmp_path):
     gaps, stderrs = result.ais_to_exact_bits
     assert (np.diff(gaps) <= 0).all()
     assert abs(gaps[-1]) < 5 * stderrs[-1] + 0.5 / result.ais_ess[-1]
-<<<<<<< HEAD
-    assert result.exact_bits == pytest.approx(ais[-1] + gaps[-1])
-=======
->>>>>>> structural-c-unrun
     # Each example has the same log-probability under the data's law.
     assert result.ais_gap_bits.mean[-1] == pytest.approx(-np.log2(5) - ais[-1])
     both = result.sandwich
-<<<<<<< HEAD
     assert (np.diff(both.width_bits.mean) <= 0).all()
-    np.testing.assert_allclose(both.upper_bits.mean - both.lower_bits.mean, both.width_bits.mean)
-=======
-    assert both["width_bits"] == sorted(both["width_bits"], reverse=True)
->>>>>>> structural-c-unrun
     found = result.entropy_bounds_bits
     t, true = found.true
     np.testing.assert_array_equal(t, range(2, 13))

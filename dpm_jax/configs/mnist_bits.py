@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     c.network.name = "unet"
     c.network.unet.features = (32, 64)
     c.network.unet.patch_size = 2
-    c.network.unet.periods = (1.0, 2.0, 4.0)
+    c.network.unet.periods = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
     c.optimizer.learning_rate = 2e-3
     c.optimizer.ema_decay = 0.999
     c.train.batch_size = 16
