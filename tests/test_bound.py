@@ -58,7 +58,9 @@ def closed_form_bound(schedule) -> dict[str, float]:
     k = -entropy - prior_kl - edge_kl
     # E log N(x_0; a x_1, sigma2), where x_0 - a x_1 = sigma2 x_0 - a sigma noise.
     edge = -np.log(2 * np.pi * sigma2[1]) - 0.5 * (sigma2[1] * (np.trace(c) + m @ m) + 2 * a**2)
-    return {"k": k, "edge": edge, "prior_kl": prior_kl, "kl": edge - prior_kl - k}
+    # E KL(q(x_T | x_0) || pi), of each x_0.
+    last_kl = sigma2[-1] + 0.5 * alpha_bar[-1] * (np.trace(c) + m @ m) - 1 - np.log(sigma2[-1])
+    return {"k": k, "edge": edge, "prior_kl": last_kl, "kl": edge - last_kl - k}
 
 
 # 8 points +-2 e_i in R^4 have zero mean and unit covariance; K is quadratic in (x_0, noise).
