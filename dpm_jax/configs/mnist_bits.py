@@ -6,6 +6,8 @@ Fourier features of them. Images are better from `mnist`, whose loss looks less 
 Paper: none; Kingma et al. 2021 (VDM), sections 3.3 and 5, have the decoder and the features.
 Field: about 1.0 bits/dim for flows, 0.37 for VDM, after days.
 Command: python train.py --config=mnist_bits --data_dir=FOLDER
+Expect, on 2 CPU cores: 1.207 +- 0.012 bits/dim, K - L_null = 7.15 bits/pixel; 10 minutes of training on quiet cores (11
+steps/s), 15 beside other work.
 """
 
 from ml_collections import ConfigDict
