@@ -204,7 +204,7 @@ def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", nu
             step_key, time_key = jax.random.split(step_key)
             times += jax.random.randint(time_key, (batch,), 0, length)
         kl = _kl_term(step_key, model, x_0, times)
-        return total + length * kl, jnp.mean(kl)
+        return total + length.astype(jnp.float32) * kl, jnp.mean(kl)
 
     kl, per_step = loops.scan(
         jax.checkpoint(add_step, prevent_cse=False), jnp.zeros(batch), (jnp.asarray(first), jnp.asarray(length))

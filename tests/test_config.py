@@ -229,6 +229,17 @@ def test_configs_survive_saving(name, tmp_path):
     assert config_lib.differences(config, loaded) == [f"num_timesteps: {config.num_timesteps}, now 7"]
 
 
+def test_what_a_cold_chain_does_not_have_may_differ(tmp_path):
+    one, other = config_lib.default(), config_lib.default()
+    one.kernel = other.kernel = "cold"
+    other.schedule.geometric.beta_1, other.reverse.prediction, other.edge = 0.1, "v", "decoder"
+    assert config_lib.differences(one, other) == []
+    other.cold.rule = "naive"
+    assert config_lib.differences(one, other) == ["cold.rule: improved, now naive"]
+    one.kernel = other.kernel = "gaussian"
+    assert len(config_lib.differences(one, other)) == 3
+
+
 def test_a_file_older_than_a_field_has_its_default(tmp_path):
     config = config_lib.default()
     config.num_timesteps = 7

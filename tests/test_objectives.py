@@ -92,7 +92,7 @@ def test_hybrid_teaches_the_mean_by_simple_and_the_variance_by_the_bound():
     # On average: the draws of K are others. Two dimensions, and K's terms without a variance have no slope in it.
     one, other = hybrid[:, 1], 0.01 * estimate[:, 1] / 2
     error = np.hypot(one.std(), other.std()) / np.sqrt(1000)
-    assert abs(one.mean() - other.mean()) < 4 * error < 0.1 * abs(one.mean())
+    assert abs(one.mean() - other.mean()) < 4 * error < 0.3 * abs(one.mean())
 
 
 def test_hybrid_adds_minus_the_log_probability_of_a_decoder():

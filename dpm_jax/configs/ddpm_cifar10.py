@@ -10,21 +10,23 @@ Expect: not run to its end; no accelerator was available.
 
 from ml_collections import ConfigDict
 
-from dpm_jax.configs import cifar10
+from dpm_jax.training import config
 
 
 def get_config() -> ConfigDict:
-    c = cifar10.get_config()
+    c = config.default()
     c.num_timesteps = 1000
+    c.data.name = "tfds"
+    c.data.tfds.dataset = "cifar10"
     c.edge = "decoder"
     c.schedule.name = "linear"
     c.schedule.linear.beta_1 = 1e-4
     c.schedule.linear.beta_final = 0.02
     c.reverse.prediction = "epsilon"
     c.reverse.variance = "large"
+    c.network.name = "unet"
     c.network.unet.features = (128, 256, 256)
     c.network.unet.num_blocks = 2
-    c.network.unet.patch_size = 1
     c.network.dtype = "bfloat16"
     c.optimizer.learning_rate = 2e-4
     c.optimizer.adam.b2 = 0.999
@@ -32,9 +34,9 @@ def get_config() -> ConfigDict:
     c.optimizer.decay.name = "constant_schedule"
     c.optimizer.ema_decay = 0.9999
     c.train.objective = "simple"
-    c.train.emphasis = 0.0
     c.train.batch_size = 128
     c.train.steps = 800_000
     c.train.log_every = 100
     c.train.checkpoint_every = 5000
+    c.evaluate.num_examples = 128
     return c

@@ -72,7 +72,7 @@ def level_at(values: Array, t: Array, like: Array) -> Array:
     if not jnp.issubdtype(t.dtype, jnp.floating):
         return at(values, t, like)
     before = jnp.clip(jnp.floor(t), 0, len(values) - 2).astype(jnp.int32)
-    share = (t - before).reshape(t.shape + (1,) * (like.ndim - t.ndim))
+    share = (t - before.astype(t.dtype)).reshape(t.shape + (1,) * (like.ndim - t.ndim))
     return at(values, before, like) * (1 - share) + at(values, before + 1, like) * share
 
 

@@ -181,14 +181,17 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def _used(field: str, values: dict[str, Any]) -> bool:
-    """Return whether a field changes anything: those of a choice do, where it is the one that is named."""
+    """Return whether a field changes anything: those of the kernel do, and of a choice the one that is named."""
     pieces = field.split(".")
+    is_cold = values["kernel"] == "cold"
+    if pieces[0] in (("schedule", "reverse", "edge") if is_cold else ("cold",)):
+        return False
     for i in range(1, len(pieces) - 1):
         section, choice = ".".join(pieces[:i]), pieces[i]
         # A section that has a field `name` itself, such as optimizer.decay, is not one of several choices.
         if f"{section}.name" in values and f"{section}.{choice}.name" not in values:
             return bool(values[f"{section}.name"] == choice)
-    return pieces[0] != "cold" or values["kernel"] == "cold"
+    return True
 
 
 def _plain(value: Any) -> Any:
