@@ -106,6 +106,15 @@ def test_full_laws_against_scipy(dim):
         np.testing.assert_allclose(kl[i], 0.5 * expected, rtol=1e-4)
 
 
+def test_kl_of_full_laws_in_float64():
+    (p, c), (q, s) = (full_law(jax.random.key(seed), 3, 3) for seed in (1, 2))
+    c, s, m = (np.asarray(a, np.float64) for a in (c, s, p.mean - q.mean))
+    inverse = np.linalg.inv(c)
+    trace, squares = np.einsum("bij,bji->b", inverse, s), np.einsum("bi,bij,bj->b", m, inverse, m)
+    expected = 0.5 * (trace + squares - 3 + np.linalg.slogdet(c)[1] - np.linalg.slogdet(s)[1])
+    np.testing.assert_allclose(jax.jit(lambda q, p: q.kl(p))(q, p), expected, rtol=1e-4)
+
+
 def test_the_same_law_as_a_full_one():
     p = Normal(jnp.array([[0.5, -1.0]]), jnp.array([[0.25, 4.0]]))
     q = Normal(jnp.zeros((1, 2)), jnp.ones((1, 2)))

@@ -14,6 +14,7 @@ from scipy.special import expit
 from dpm_jax import (
     Bernoulli,
     Binomial,
+    FullNormal,
     Gaussian,
     Model,
     Normal,
@@ -362,6 +363,64 @@ def test_the_twist_of_normal_data_is_the_likelihood(how):
         covariance = COVARIANCE - gain @ COVARIANCE
         law = scipy.stats.multivariate_normal(mean[1:], covariance[1:, 1:] + np.diag(noise))
         np.testing.assert_allclose(step.log_twist[i], law.logpdf(y), rtol=2e-3, atol=2e-3)
+
+
+def test_the_twist_of_an_operator_is_the_likelihood_up_to_a_constant():
+    """log N(y; A E[x_0 | x_t], A Cov[x_0 | x_t] A^T + noise), float64, less that of another x_t at the same t."""
+    x, t = jax.random.normal(KEY, (3, 3)), 40
+    y, noise = np.array([0.9, -0.8]), 0.1
+    r = guidance.Linear(lambda x: x @ jnp.asarray(OPERATOR.T, jnp.float32), jnp.asarray(y[None], jnp.float32), noise)
+    found = jax.jit(guidance.guide(full_model, r, "matched"))(x, jnp.full(3, t, jnp.int32)).log_twist
+    nu, alpha = np.exp(np.float64(SCHEDULE.log_nsr[t])), np.float64(SCHEDULE.alpha_bar[t])
+    gain = COVARIANCE @ np.linalg.inv(COVARIANCE + nu * np.eye(3))
+    means = MEAN + (np.asarray(x, float) / np.sqrt(alpha) - MEAN) @ gain.T
+    total = OPERATOR @ (COVARIANCE - gain @ COVARIANCE) @ OPERATOR.T + noise * np.eye(2)
+    exact = np.array([scipy.stats.multivariate_normal(OPERATOR @ m, total).logpdf(y) for m in means])
+    assert np.ptp(exact) > 1
+    np.testing.assert_allclose(found - found[0], exact - exact[0], rtol=2e-3, atol=2e-3)
+
+
+def test_annealed_twists_are_of_x_t_and_tilts_of_the_step_before():
+    """A law is seen through the noise of its time, and a function is taken to the power alpha_bar of it."""
+    slope, y, noise = np.array([1.0, -0.5]), 0.7, 0.3
+    x, t = jax.random.normal(KEY, (3, 2)), np.array([5, 40, 70])
+    law, function = Normal(jnp.full((1, 2), y), noise), lambda x: x @ jnp.asarray(slope, jnp.float32)
+
+    @jax.jit
+    def run():
+        return [guidance.guide(standard_model(SCHEDULE), r, "annealed")(x, jnp.asarray(t)) for r in (law, function)]
+
+    of_law, of_function = run()
+    alpha_bar, before = (np.asarray(SCHEDULE.alpha_bar, np.float64)[i][:, None] for i in (t, t - 1))
+    seen = scipy.stats.norm(np.asarray(x), np.sqrt(1 - alpha_bar + alpha_bar * noise))
+    np.testing.assert_allclose(of_law.log_twist, seen.logpdf(np.sqrt(alpha_bar) * y).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(of_function.log_twist, alpha_bar[:, 0] * (x @ slope), rtol=1e-4, atol=1e-6)
+    moved = np.asarray(of_function.posterior.mean - of_function.model.mean)
+    np.testing.assert_allclose(moved, of_function.model.variance * before * slope, rtol=1e-3, atol=1e-6)
+
+
+def test_guided_evidence_is_seen_through_no_less_than_unit_data_leave():
+    """The variance of a law of x_0 is at least sigma_t^2: the larger of the two, or of full laws their sum."""
+    x, t, y, noise = jax.random.normal(KEY, (2, 2)), 40, 0.7, 0.3
+    tril = np.array([[0.2, 0.0], [0.1, 0.3]])
+    r = Normal(jnp.full((1, 2), y), noise)
+    laws = [lambda x, t: Normal(0.5 * x, jnp.array([0.01, 2.0])), lambda x, t: FullNormal(0.5 * x, jnp.asarray(tril))]
+
+    @jax.jit
+    def run():
+        return [
+            guidance.guide(Model(PROCESS, law), r, "guided")(x, jnp.full(2, t, jnp.int32)).log_twist for law in laws
+        ]
+
+    sigma2 = np.float64(SCHEDULE.sigma2[t])
+    assert 0.01 < sigma2 < 2
+    wide = np.diag([sigma2, 2.0]), tril @ tril.T + sigma2 * np.eye(2)
+    for found, covariance in zip(run(), wide, strict=True):
+        exact = [
+            scipy.stats.multivariate_normal(0.5 * m, covariance + noise * np.eye(2)).logpdf([y, y])
+            for m in np.asarray(x, float)
+        ]
+        np.testing.assert_allclose(found, exact, rtol=1e-4)
 
 
 @pytest.mark.parametrize("how", ["denoised", "guided"])

@@ -129,3 +129,20 @@ def test_a_few_times_of_a_long_chain_are_unbiased_and_all_of_them_change_nothing
     assert abs(means[0].mean() - means[1].mean()) < 4 * stderr < 0.03
     # Stretches of different lengths.
     np.testing.assert_allclose(evaluate(98).k.mean(), every.k.mean(), atol=0.03)
+
+
+def test_every_time_of_a_stretch_is_as_likely():
+    """T = 6 in two stretches, 2..3 and 4..6: x_0 and its guess are 0, so that a term depends on t alone."""
+    schedule, s2 = schedules.geometric(6, beta_1=0.1), 0.5
+    model = Model(Gaussian(schedule), lambda x, t: Normal(jnp.zeros_like(x), s2))
+    found = jax.jit(lambda x_0: bound.evaluate(KEY, model, x_0, num_times=2).kl)(jnp.zeros((6000, 1)))
+    alpha_bar = np.asarray(schedule.alpha_bar, np.float64)
+    before, now = alpha_bar[1:-1], alpha_bar[2:]
+    weight = np.sqrt(before) * (1 - now / before) / (1 - now)
+    share = 1 / (1 + weight**2 * s2 * (1 - now) / (1 - before) / (1 - now / before))
+    kl = 0.5 * (share - 1 - np.log(share))
+    sums = (2 * kl[:2, None] + 3 * kl[None, 2:]).ravel()
+    distance = np.abs(np.asarray(found)[:, None] - sums)
+    np.testing.assert_allclose(distance.min(1), 0, atol=1e-5)
+    counts = np.bincount(distance.argmin(1), minlength=6)
+    assert (np.abs(counts - 1000) < 4 * np.sqrt(1000)).all()
