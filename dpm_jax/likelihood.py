@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.bound import Edge, edge_log_prob
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops
 
@@ -80,7 +81,7 @@ def _in_chunks(key: Array, draw: Callable[[Array, Array], Any], num: int, chunk_
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:num], parts)
 
 
-def _forward_log_weight(key: Array, model: Model, x_0: Array) -> Array:
+def _forward_log_weight(key: Array, model: Model, x_0: Array, edge: Edge) -> Array:
     """log w of one trajectory x_{1:T} ~ q(. | x_0) an example, drawn from its end; [B]."""
     start_key, step_key = jax.random.split(key)
     process, first = model.process, jnp.ones(x_0.shape[0], jnp.int32)
@@ -96,8 +97,7 @@ def _forward_log_weight(key: Array, model: Model, x_0: Array) -> Array:
         return (x_prev, log_w + log_ratio), None
 
     (x_1, log_w), _ = loops.scan(step, (x_last, log_w), jnp.arange(process.num_timesteps, 1, -1))
-    total: Array = log_w + model.reverse(x_1, first).log_prob(x_0)
-    return total
+    return log_w + edge_log_prob(edge, model.reverse(x_1, first), x_0)
 
 
 def _model_trajectory(key: Array, model: Model, num: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -127,6 +127,7 @@ def log_weights(
     x_0: Array,
     num_trajectories: int,
     *,
+    edge: Edge = "decoder",
     chunk_size: int | None = None,
 ) -> Array:
     """log p(x_{0:T}) / q(x_{1:T} | x_0) of forward trajectories: a scan, memory constant in T (equation 9).
@@ -136,6 +137,7 @@ def log_weights(
       model: a process and a denoiser; p(x_0 | x_1) is its own, for which `model.forward_edge` sets the forward kernel.
       x_0: [B, ...] data.
       num_trajectories: k of each example.
+      edge: "decoder" for the law's own log-probability of x_0, or a function as in `bound`, such as `Grid.log_prob`.
       chunk_size: number of trajectories at a time, which bounds memory; all B k at once if None. The noise
         depends on it.
 
@@ -143,12 +145,12 @@ def log_weights(
       [B, k] nats, independent along k, each E w = p(x_0).
 
     Raises:
-      ValueError: if x_0 is no data of this process, or if the model's laws have another shape.
+      ValueError: if `edge` is neither, if x_0 is no data of this process, or if the model's laws have another shape.
     """
     x_0 = jnp.asarray(x_0)
 
     def draw(key: Array, rows: Array) -> Array:
-        return _forward_log_weight(key, model, loops.whole(x_0)[rows // num_trajectories])
+        return _forward_log_weight(key, model, loops.whole(x_0)[rows // num_trajectories], edge)
 
     rows: Array = _in_chunks(key, draw, x_0.shape[0] * num_trajectories, chunk_size)
     return rows.reshape(x_0.shape[0], num_trajectories)

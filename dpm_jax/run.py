@@ -393,7 +393,9 @@ class Run:
         experiment = self.experiment
 
         def log_weight(params: Params, key: Array, x_0: Array) -> Array:
-            return likelihood.log_weights(key, experiment.model(params), x_0, 1)[:, 0]
+            # The forward kernel is part of the model.
+            edge: bound_lib.Edge = experiment.edge if callable(experiment.edge) else "decoder"
+            return likelihood.log_weights(key, experiment.model(params), experiment.data(x_0), 1, edge=edge)[:, 0]
 
         weights, single = self._draws(key, "log_likelihood", log_weight, x, _TRAJECTORY_CHUNK, k=k)
         value, stderr = (np.asarray(found, np.float64) for found in likelihood.log_mean(jnp.asarray(weights)))

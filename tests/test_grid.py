@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dpm_jax import Gaussian, Model, Normal, bound, schedules
+from dpm_jax import Gaussian, Model, Normal, bound, likelihood, schedules
 from dpm_jax.data.standardization import of_pixels
 from dpm_jax.distributions import Grid
 from dpm_jax.errors import UserError
@@ -74,6 +74,9 @@ def test_k_of_independent_levels_reaches_their_code_length():
     stderr = lost.std(ddof=1) / np.sqrt(len(lost))
     assert -4 * stderr < lost.mean() < 0.01 + 4 * stderr
     assert stderr < 0.02
+    # Importance sampling over trajectories, with the same edge: few trajectories, at bends of the chain, weigh less.
+    weights = likelihood.log_weights(KEY, Model(process, denoise), x_0[:256], 4, edge=grid.log_prob)
+    assert abs(np.median(np.asarray(weights) - exact[:256, None])) < 0.03
 
 
 def test_training_takes_the_level_of_each_pixel_and_the_right_value_of_k():

@@ -62,7 +62,8 @@ def _define(flag: cli.Definitions) -> None:
     flag.integer(
         "ais_k",
         None,
-        "Largest number of trajectories per example in annealed importance sampling, 0 for none (1000; images 10).",
+        "Largest number of trajectories per example in annealed importance sampling, 0 for none (1000; images 10; with "
+        "config.edge=grid 0).",
         0,
     )
     flag.integer(
@@ -103,6 +104,8 @@ def _evaluate(given: FlagValues) -> None:
         if num_examples < 2:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(given, config.kernel == "cold")
+        if given.ais_k and config.edge == "grid" and given.examples is None:
+            raise UserError("--ais_k: with config.edge 'grid' it goes with --examples alone; leave it out")
         source = None
         if given.examples is None:
             source = build.source(config, workdir.data_dir(where, given.data_dir))
@@ -189,7 +192,9 @@ def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
     sections, written = keyed(result), ["evaluation.png"]
-    k = likelihood_report.largest_k(built.shape) if given.ais_k is None else given.ais_k
+    # The sandwich needs samples of the law of levels, which chains end without.
+    default = 0 if callable(built.edge) else likelihood_report.largest_k(built.shape)
+    k = default if given.ais_k is None else given.ais_k
     if k > 0:
         num = given.ais_examples or likelihood_report.num_examples(built.shape, built.num_timesteps, k)
         ais = likelihood_report.evaluate(ais_key, built, params, source, result, k, num)

@@ -244,9 +244,16 @@ def log_hidden(
 ) -> likelihood.Conditional | None:
     """Return log p(hidden part of the truth | observed part) under the model, [n] nats, in its units, with its error.
 
-    None where the truth or the evidence is not known, or nothing is hidden.
+    None where the truth or the evidence is not known, or nothing is hidden, or p(x_0 | x_1) is a law of levels, which
+    the evidence is not.
     """
-    if observations.truth is None or draws.log_evidence is None or draws.stderr is None or observations.mask.all():
+    if (
+        callable(experiment.edge)
+        or observations.truth is None
+        or draws.log_evidence is None
+        or draws.stderr is None
+        or observations.mask.all()
+    ):
         return None
     x_0 = standardization.centres(observations.truth)
     chunk = chunk_size(x_0.shape[1:], 10_000)
