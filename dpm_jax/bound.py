@@ -123,9 +123,16 @@ def edge_log_prob(edge: Edge, p: Distribution, x_0: Array) -> Array:
     Raises:
       ValueError: if `edge` is neither "decoder" nor a function.
     """
-    if edge != "decoder" and not callable(edge):
-        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
+    if edge == "forward":
+        raise ValueError("edge: 'forward' is no law of a decoder; use 'decoder' or a function")
+    check_edge(edge)
     return edge(p, x_0) if callable(edge) else p.log_prob(x_0)
+
+
+def check_edge(edge: Edge) -> None:
+    """Refuse what is no treatment of p(x_0 | x_1), by a ValueError."""
+    if edge not in ("forward", "decoder") and not callable(edge):
+        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
 
 
 def _edge_term(key: Array, model: Model, x_0: Array, edge: Edge) -> Array:
@@ -192,7 +199,7 @@ def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", nu
     if num_times is not None:
         refuse.at_least_one(num_times=num_times)
     num = min(num_terms, num_times or num_terms)
-    # First time of each stretch, and how many it has.
+    # The first time of each stretch, and the number of times in it.
     first, length = 2 + np.arange(num) * num_terms // max(num, 1), np.ones(num, int)
     if num < num_terms:
         length = np.diff(first, append=num_timesteps + 1)
@@ -263,8 +270,8 @@ def estimate(
     def term(x_0: Array, x_t: Array, t: Array, p: Distribution) -> Array:
         return process.posterior(x_0, x_t, t).kl(p)
 
-    draws = _Draws(time_sampler, term, model.reverse)
-    return _from_few_times(key, model, x_0, edge, draws, num_times, fixed)
+    how: Any = {"time_sampler": time_sampler, "law": model.reverse, "term": term}
+    return _from_few_times(key, model, x_0, edge, num_times, fixed, **how)
 
 
 def limit(
@@ -301,31 +308,31 @@ def limit(
 
     def term(x_0: Array, x_t: Array, t: Array, p: Any) -> Array:
         before = jnp.clip(jnp.floor(t), 1, process.num_timesteps - 1).astype(jnp.int32)
-        # Of SNR = 1 / sigma2 - 1, whose differences would cancel.
+        # The slope of SNR = 1 / sigma2 - 1 by that of sigma2, whose differences do not cancel.
         fall = (sigma2[before + 1] - sigma2[before]) / level_at(sigma2, t, t) ** 2
         return 0.5 * fall * sum_event(p.mean_less(x_0) ** 2)
 
-    draws = _Draws(timesteps.continuous, term, model.denoised)
-    return _from_few_times(key, model, x_0, edge, draws, num_times, fixed)
-
-
-class _Draws(NamedTuple):
-    """Times, terms and laws of `_from_few_times`.
-
-    Attributes:
-      times: which t.
-      term: (x_0, x_t, t, law) -> [B] nats, of which the weighted mean is the sum over t.
-      law: (x_t, t) -> the model's law that a term needs; at t = 1 that of x_0.
-    """
-
-    times: timesteps.TimeSampler
-    term: Callable[[Array, Array, Array, Any], Array]
-    law: Callable[[Array, Array], Any]
+    how: Any = {"time_sampler": timesteps.continuous, "law": model.denoised, "term": term}
+    return _from_few_times(key, model, x_0, edge, num_times, fixed, **how)
 
 
 def _from_few_times(
-    key: Array, model: Model, x_0: Array, edge: Edge, draws: _Draws, num_times: int, fixed: Array | None
+    key: Array,
+    model: Model,
+    x_0: Array,
+    edge: Edge,
+    num_times: int,
+    fixed: Array | None,
+    *,
+    time_sampler: timesteps.TimeSampler,
+    law: Callable[[Array, Array], Any],
+    term: Callable[[Array, Array, Array, Any], Array],
 ) -> Estimate:
+    """Return `estimate`, or `limit`, by what differs between them.
+
+    These are `law`, (x_t, t) -> the law of the model that a term needs, at t = 1 that of x_0; and `term`,
+    (x_0, x_t, t, law) -> [B] nats, whose weighted mean over the times is their sum over t.
+    """
     refuse.at_least_one(num_times=num_times)
     x_0, process = jnp.asarray(x_0), model.process
     time_key, noise_key, edge_key, deal_key = jax.random.split(key, 4)
@@ -342,21 +349,21 @@ def _from_few_times(
         k = rest if edge == "forward" else averaged(_edge_term(edge_key, model, repeated, edge)) + rest
         nothing = jnp.ones(num_times * batch, jnp.int32), jnp.zeros(num_times * batch)
         return Estimate(k, *mean_and_stderr(k), *nothing)
-    draw = jax.vmap(lambda key: draws.times(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
+    draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
     # One permutation for all draws: the examples in its order are in the order of each draw.
     place = jax.random.permutation(deal_key, batch)
     t, weight = (values[:, place].T.reshape(-1) for values in (draw.t, draw.weight))
     x_t = process.marginal(repeated, t).sample(noise_key)
     if edge == "forward":
-        p = draws.law(x_t, t)
+        p = law(x_t, t)
     else:
         # The edge and the term at t from one call of the model.
         first = jnp.ones_like(t)
         x_1 = process.marginal(repeated, first).sample(edge_key)
-        both = draws.law(_interleave(x_1, x_t), _interleave(first, t))
+        both = law(_interleave(x_1, x_t), _interleave(first, t))
         at_edge, p = (jax.tree.map(lambda values, i=i: values[i::2], both) for i in (0, 1))
         rest = rest + averaged(edge_log_prob(edge, at_edge, repeated))
-    kl = draws.term(repeated, x_t, t, p)
+    kl = term(repeated, x_t, t, p)
     k = rest - averaged(weight * kl)
     in_order = jnp.zeros(batch, k.dtype).at[place].set(loops.whole(k))
     return Estimate(k, jnp.mean(k), timesteps.stderr_of_mean(in_order, draw.design), t, kl)

@@ -139,14 +139,6 @@ def _check_times(name: str, times: np.ndarray, num_timesteps: int) -> np.ndarray
     return times
 
 
-def _check_edge(edge: bound.Edge) -> None:
-    if edge not in ("forward", "decoder") and not callable(edge):
-        raise ValueError(f"edge: must be 'forward', 'decoder' or a function, got {edge!r}")
-
-
-# --- The chain at these times ---
-
-
 def _at(schedule: Schedule, index: Array | np.ndarray, log_nsr_step: Array) -> Schedule:
     """Return the levels at these indices, with the given steps between them: their differences would be rounding."""
     sigma2 = schedule.sigma2[index]
@@ -205,7 +197,7 @@ def respace(model: Model, times: np.ndarray, *, edge: bound.Edge = "forward") ->
     Raises:
       ValueError: if the times are not such, `edge` is neither, or the model has no denoiser.
     """
-    _check_edge(edge)
+    bound.check_edge(edge)
     _check_denoiser(model)
     process: Any = model.process
     short = _with_schedule(process, subschedule(process.schedule, times))
@@ -266,7 +258,7 @@ def costs(
     Raises:
       ValueError: if the candidates are not such, `edge` is neither, or the model has no denoiser.
     """
-    _check_edge(edge)
+    bound.check_edge(edge)
     _check_denoiser(model)
     process: Any = model.process
     schedule, num_timesteps = process.schedule, process.num_timesteps

@@ -1,4 +1,4 @@
-"""Which t to look at when the sum over t of equation 14 is estimated from a few.
+"""Samplers of the times t from which the sum over t of equation 14 is estimated.
 
 Each function draws `num` times t in 2..T and weights w such that for any f
 
@@ -51,7 +51,7 @@ class TimeDraw:
     """Times, their weights, and what `stderr_of_mean` needs to know of how they were drawn.
 
     Attributes:
-      t: int32 [num] in 2..T.
+      t: int32 [num] in 2..T; of `continuous`, float32 in [1, T].
       weight: float32 [num].
       design: how the draws depend on each other; static.
     """

@@ -1,4 +1,4 @@
-"""What every distribution and every process must do, whatever its class: checks to run on one's own.
+"""Checks that every distribution and every process must pass, whatever its class.
 
     contract.check_distribution(law, other, contract.reals)
     contract.check_process(process, x_0, start, contract.finite((0.0, 1.0)))
@@ -92,7 +92,7 @@ def _within_errors(draws: np.ndarray, expected: np.ndarray, what: str) -> None:
 
 
 class LawFacts(NamedTuple):
-    """What `check_distribution` found, float64. p is the law, q the other; x [N, *batch, *event] the support of p."""
+    """Numbers that `check_distribution` found, float64; p is the law, q the other, x [N, *batch, *event] p's values."""
 
     x: np.ndarray
     log_volume: np.ndarray
@@ -272,7 +272,7 @@ def _check_law_facts(law: Any, facts: LawFacts, atol: float) -> None:
 
 
 class ProcessFacts(NamedTuple):
-    """What `check_process` found, float64.
+    """Numbers that `check_process` found, float64.
 
     Rows are examples and times; y [N, B, *event] is the support of the posterior, w [M, B, *event] that of the law m
     of x_0, and z [K, B, *event] are draws of the posterior over m.

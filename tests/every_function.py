@@ -214,7 +214,7 @@ NETWORK_CALLS = {
     "bound.evaluate grid": {B: T},
     # Each step is computed again on the way back.
     "bound.evaluate gradient": {B: 2 * (T - 1)},
-    # Losses: one call. The edge is in the same as the two times.
+    # Losses: one call, which has the edge and both times.
     "bound.estimate": {B: 1},
     "bound.estimate decoder": {B * 2 * 2: 1},
     "bound.limit": {B * 2 * 2: 1},
@@ -228,7 +228,7 @@ NETWORK_CALLS = {
     # Trajectories: T calls each, in chunks of 4.
     "likelihood.log_weights": {4: T * (B * K // 4)},
     "likelihood.sandwich": {B: T, B * K: T},
-    # Of two particles, and of two trajectories.
+    # Two particles, and two trajectories, of each example.
     "likelihood.conditional": {B * 2: 2 * T},
     "likelihood.enumerate_bits": {2**DIM: T},
     "entropy.model_steps": {B: T},

@@ -1,4 +1,4 @@
-"""What tests of meshes run in processes of their own, whose number of devices the environment sets.
+"""Programs that tests of meshes run in separate processes, whose number of devices the environment sets.
 
 python -m tests.on_devices train OUT [--fsdp N] [--images] [--coordinator HOST:PORT --num_processes N --process_id I]
 """

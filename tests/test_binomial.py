@@ -127,7 +127,7 @@ def test_kl_from_a_certain_law_is_the_surprise():
 
 
 def test_null_model_is_independent_bits_at_the_mean_rate():
-    """Of batches in which half, a quarter and all of the bits are 1."""
+    """Compare the null model with its formula for batches in which 1/2, 1/4 and all of the bits are 1."""
     process = Binomial(make_schedule())
     found = process.null_log_prob(jnp.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]))
     np.testing.assert_allclose(found, np.full(3, 4 * np.log(0.5)), rtol=1e-6)

@@ -82,7 +82,7 @@ class OfSigmaPoints(Gaussian):
 
 @pytest.mark.parametrize("T", [1, 2, 7, 1000])
 def test_optimal_chain_of_normal_data_has_the_closed_form_bound(T):
-    """To 1e-4 bits: x_0 and the noise are sigma points, on which every second moment is exact."""
+    """Agree to 1e-4 bits: x_0 and the noise are sigma points, whose second moments are exact."""
     schedule = schedules.geometric(T, beta_1=1e-3)
     x_0 = MEAN + POINTS[:, :2] @ jnp.linalg.cholesky(COVARIANCE).T
     model = optimal.normal(OfSigmaPoints(schedule), MEAN, COVARIANCE)
@@ -105,7 +105,7 @@ def test_bound_with_a_decoder_reaches_the_log_likelihood_of_normal_data():
 
 
 def test_estimates_with_a_decoder_reach_the_log_likelihood_of_normal_data():
-    """From three t of each example, and the edge at three x_1: but for KL(q(x_T) || pi), of the exact p(x_0 | x_t)."""
+    """With the exact p(x_0 | x_t), only KL(q(x_T) || pi) is lost: from three t and three x_1 per example."""
     schedule, s2 = schedules.geometric(30, beta_1=1e-3, nsr_final=2.0), 0.5
 
     def denoise(x_t, t):
@@ -216,7 +216,7 @@ def test_stated_errors_are_the_actual_ones_of_sorted_batches():
 
 
 def test_the_error_of_a_grid_compares_neighbours_in_time():
-    """Whatever the order of the batch: differences of the estimates sorted by t, the last beside the first."""
+    """Compare with differences of the estimates sorted by t, the last beside the first, for any order of the batch."""
     process = Gaussian(schedules.geometric(1000, beta_1=1e-4))
     model = Model.from_steps(process, lambda x, t: Normal(x, 0.01))
     found = jax.jit(lambda x_0: bound.estimate(KEY, model, x_0))(normal_data(50))

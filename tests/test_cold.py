@@ -38,7 +38,7 @@ def some_level(shape=SHAPE, seed=0):
 
 
 def covariance_of(p):
-    """Of all pixels and channels, pixel by pixel, [N C, N C], and of the channel means; by definition, float64."""
+    """Return the covariance of all pixels and channels, [N C, N C], and that of the channel means, in float64."""
     num_pixels = math.prod(p.event_shape[:-1])
     scale = np.sqrt(level.FLOOR**2 + np.exp(2 * np.asarray(p.log_scale, float)))
     noise = np.sqrt(level.FLOOR**2 + np.exp(2 * np.asarray(p.log_noise, float)))
@@ -200,7 +200,7 @@ def test_a_chain_that_begins_nowhere_is_refused():
 
 
 def test_restoration_loss_is_the_mean_error_at_uniform_times():
-    """Of 40 examples and T = 10, every t has four: so the mean over t is exact."""
+    """With 40 examples and T = 10, every t has four examples, so the mean over t is exact."""
     T, x_0 = 10, images(1).repeat(40, axis=0)
     restore = lambda x_t, t: x_t + 0.1 * t[:, None, None, None]  # noqa: E731
     error = np.stack([np.asarray(x_0[0] * (-t / T) + 0.1 * t) for t in range(1, T + 1)]).astype(float)

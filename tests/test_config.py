@@ -35,7 +35,7 @@ SHIPPED = {
     "bark": (32, 32, 1),
     "bark_paper": (32, 32, 1),
 }
-# Of data that a user brings.
+# Configs of a user's own data.
 OWN = {"folder": (32, 32, 3), "points": (2,)}
 
 

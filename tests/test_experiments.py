@@ -94,7 +94,7 @@ def test_k_of_a_lane_is_that_of_its_model(trained):
     state = jax.tree.map(lambda leaves: leaves[0], trained[1][0])
     model = built.model(step_lib.averaged_params(built, state))
     x_0 = source.held_out(jax.random.key(1), 30)
-    # Of each example, with 400 draws of noise.
+    # Each example has 400 draws of noise.
     k = jax.jit(jax.vmap(lambda key: bound.evaluate(key, model, x_0).k))(jax.random.split(jax.random.key(9), 400))
     apart = (trained[3][0] - k.mean(0)) / k.std(0)
     assert abs(apart.mean()) < 4 / np.sqrt(30)

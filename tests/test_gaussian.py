@@ -19,7 +19,7 @@ def full_law(key, batch, dim):
 
 
 def test_forward_steps_in_float64():
-    """From fine steps, whose change of x float32 could not hold beside it, to one that keeps nothing."""
+    """Test fine steps, whose change float32 cannot hold beside x, and a step that keeps nothing."""
     beta = np.array([1e-8, 0.3, 0.7, 0.8, 1.0])
     x, t = jax.random.normal(KEY, (5, 3)), jnp.arange(1, 6)
     q = Gaussian(schedules.from_beta(beta)).forward(x, t)

@@ -68,7 +68,7 @@ def test_k_of_independent_levels_reaches_their_code_length():
 
     x_0 = jnp.asarray(levels, jnp.float32)[jax.random.categorical(KEY, log_p, shape=(4096, 2))]
     k = jax.jit(lambda key: bound.evaluate(key, Model(process, denoise), x_0, edge=grid.log_prob).k)(KEY)
-    # Less the probability of the examples that were drawn: what is left is the chain's.
+    # The loss of the chain alone: K less the log-probability of the same examples.
     exact = np.asarray(log_p)[np.round(np.asarray(x_0) - grid.lowest).astype(int)].sum(1)
     lost = exact - np.asarray(k)
     stderr = lost.std(ddof=1) / np.sqrt(len(lost))
@@ -107,7 +107,9 @@ def test_training_takes_the_level_of_each_pixel_and_the_right_value_of_k():
     with pytest.raises(UserError, match=r"config\.edge: 'grid' is a law of the levels of 8-bit pixels"):
         build.experiment(config, (4, 4, 1))
     config.edge = "forward"
-    with pytest.raises(UserError, match="has periods of grey levels, and the data are no 8-bit pixels"):
+    with pytest.raises(
+        UserError, match=r"config\.network\.unet\.periods: are of grey levels, and the data are no 8-bit pixels"
+    ):
         build.experiment(config, (4, 4, 1))
 
 

@@ -256,7 +256,7 @@ def test_multiplying_with_the_exponential_of_a_sum_is_exact():
 
 
 def test_multiplying_with_a_law_weighs_each_coordinate_of_each_step():
-    """The first is unseen, the second known, the third seen through noise; of bits, log-odds add up."""
+    """Three coordinates: unseen, known, and seen through noise; for bits, log-odds are added."""
     logits = np.array([INF, -1.0, 0.0, 2.0, -INF])
     bits, r = jnp.asarray(STRINGS[:4], jnp.float32), Bernoulli(jnp.asarray(logits, jnp.float32)[None])
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([1, 3, 10, 20])
@@ -381,7 +381,7 @@ def test_the_twist_of_an_operator_is_the_likelihood_up_to_a_constant():
 
 
 def test_annealed_twists_are_of_x_t_and_tilts_of_the_step_before():
-    """A law is seen through the noise of its time, and a function is taken to the power alpha_bar of it."""
+    """Evidence as a law is widened by the noise of its time; as a function, it has the power alpha_bar."""
     slope, y, noise = np.array([1.0, -0.5]), 0.7, 0.3
     x, t = jax.random.normal(KEY, (3, 2)), np.array([5, 40, 70])
     law, function = Normal(jnp.full((1, 2), y), noise), lambda x: x @ jnp.asarray(slope, jnp.float32)
@@ -447,7 +447,7 @@ def test_the_twist_of_bits_is_the_likelihood(how):
     ids=["law", "function"],
 )
 def test_guided_steps_are_tilted_by_the_gradient_of_the_twist(model, r):
-    """Of log h_t as guessed, through the network: by finite differences."""
+    """Compare the slope of the guessed log h_t, through the network, with finite differences."""
     guide = jax.jit(guidance.guide(model, r, "guided"))
     x, t = jax.random.normal(KEY, (4, 3)), jnp.array([30, 40, 50, 60])
     step = guide(x, t)
@@ -631,7 +631,7 @@ def test_images_are_conditioned_as_vectors_are(how):
     y, variance = jnp.asarray([0.3, NAN, 1.0, -0.5]), jnp.asarray([0.0, INF, 0.2, 0.2])
 
     def network(x, t):
-        """Of correlated pixels."""
+        """Test correlated pixels."""
         f = -0.3 * process.schedule.alpha_bar[t][:, None] * jnp.tanh(x.reshape(len(x), 4)[:, ::-1])
         return jnp.concatenate([f.reshape(x.shape), jnp.full(x.shape, -0.1)], -1)
 

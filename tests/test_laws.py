@@ -159,7 +159,7 @@ def test_singular_laws_can_be_observed(certain):
 
 @pytest.mark.parametrize("full", [False, True])
 def test_gradients_pass_through_the_wheres(full):
-    """Of everything that has a gradient, against finite differences in float64 conditioning."""
+    """Compare every gradient with finite differences in float64."""
     rng = np.random.default_rng(3)
     r = every_kind(3)
     p = full_law(64, 3) if full else independent_law(64, 3)

@@ -252,7 +252,7 @@ def test_bounds_from_given_weights():
 
 
 def test_the_errors_of_a_conditional_add_in_squares():
-    """Of weights 1 and 3: their mean is 2, and its error half of the mean."""
+    """Weights 1 and 3 have the mean 2, with an error of half of it."""
     weights = jnp.log(jnp.array([[1.0, 3.0]]))
     found = jax.jit(likelihood.conditional)(weights, jnp.log(jnp.array([8.0])), jnp.array([1.2]))
     np.testing.assert_allclose(found.log_prob, -np.log(4), rtol=1e-5)

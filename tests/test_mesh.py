@@ -23,7 +23,7 @@ from dpm_jax.training import mesh
 from tests.real_data import needs_grain
 
 ROOT = Path(__file__).parent.parent
-# Of losses, in units of their size, after 24 steps: some hundred roundings of 6e-8.
+# Relative error of losses after 24 steps: some hundred roundings of 6e-8.
 TOLERANCE = 2e-5
 
 
@@ -110,7 +110,7 @@ def test_batches_from_the_host_are_shared_out(images_alone, tmp_path):
 
 
 def test_a_run_goes_on_with_other_devices(alone, tmp_path):
-    """Of 24 steps, 12 on one device, and the rest in two processes of two."""
+    """Train 12 of 24 steps on one device, and the rest in two processes of two devices."""
     import shutil
 
     run(tmp_path / "half", 1)

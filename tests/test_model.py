@@ -1,4 +1,4 @@
-"""What a model may be made of: what is refused by name, how often the network is called, and laws of one's own."""
+"""Models: wrong parts are refused by name, the network is called once, and users' own laws work."""
 
 import dataclasses
 import math
@@ -63,7 +63,7 @@ def test_what_is_no_law_of_x_is_refused(denoise, says):
             call(X, TIMES)
     with pytest.raises(ValueError, match=says.replace("denoise", "steps")):
         steps.reverse(X, TIMES)
-    # Of functions that trace it, an array's type is another.
+    # A function that traces it has an array of another type.
     says = says.replace("ArrayImpl", ".*Tracer")
     for call in (
         lambda: bound.evaluate(KEY, model, X),

@@ -24,7 +24,7 @@ def test_nothing_computed_is_not_a_number(name):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_with_data_on_the_host_and_64_bits(name):
-    """And, of the program: products of float32 numbers are exact, no library is called in a loop, the calls of the
+    """Check the program, too: products of float32 numbers are exact, no library is called in a loop, the calls of the
     network are those of the table, and no key is used twice.
     """
     run, x_0 = called(name)
@@ -54,7 +54,7 @@ def test_with_a_batch_that_is_spread_over_an_explicit_mesh_and_strict_promotion(
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("gaussian")])
 def test_under_shard_map(name):
-    """Of one kind of model: carries of loops are what it is about, and they are x and sums over it."""
+    """Test one kind of model: the carries of loops matter here, and they are x and sums over it."""
     run, x_0 = called(name)
     with jax.set_mesh(jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))):
         spread = jax.shard_map(

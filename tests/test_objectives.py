@@ -28,7 +28,7 @@ LINEAR = Gaussian(schedules.linear(50))
 
 @pytest.mark.parametrize(("edge", "first"), [("forward", 2), ("decoder", 1)])
 def test_simple_is_the_error_of_the_noise_at_every_time(edge, first):
-    """Of a network that knows x_0, and so the noise, and is wrong by what t says; each t comes up once."""
+    """Use a network that knows the noise and adds an error known for each t; each t is visited once."""
     x_0 = jnp.array([0.3, -1.0, 2.0])
     error = lambda t: jnp.sin(0.1 * t)[:, None] * jnp.array([1.0, -2.0, 0.5])  # noqa: E731
 
@@ -138,7 +138,7 @@ def test_sample_mse_of_normals_by_drawing():
 
 
 def test_sample_mse_of_bits_is_how_often_they_differ():
-    """Of draws, of each t as many."""
+    """Compare with the fraction of bits that differ between samples, with equally many at each t."""
     process, n = Binomial(schedules.erase(6)), 5 * 8000
     x_0 = jnp.broadcast_to(jnp.array([1.0, 0.0, 1.0]), (n, 3))
     model = predictions.binomial(process, lambda x, t: 2 * x - 0.3)
@@ -152,7 +152,7 @@ def test_sample_mse_of_bits_is_how_often_they_differ():
 
 
 def test_sample_mse_wants_the_narrowest_law():
-    """What it loses: its gradient narrows a variance that is right, where that of K leaves it alone."""
+    """Its gradient narrows a variance that is right, and the gradient of K does not."""
     s2, process = 0.5, Gaussian(schedules.geometric(20, beta_1=1e-3))
     exact = optimal.normal(process, jnp.zeros(1), s2 * jnp.eye(1))
     x_0 = jnp.sqrt(s2) * jax.random.normal(jax.random.key(1), (50_000, 1))

@@ -1,4 +1,4 @@
-"""What networks predict: conversions both ways in float32, and the reverse steps made of them."""
+"""Predictions of networks: conversions both ways in float32, and the reverse steps made of them."""
 
 import itertools
 from typing import get_args

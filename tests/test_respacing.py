@@ -158,7 +158,7 @@ OPTIMAL = {
 
 @pytest.mark.parametrize("kind", OPTIMAL)
 def test_short_chains_of_optimal_models_are_optimal(kind):
-    """What is behind a step does not know its length: the optimum of the subschedule, exactly."""
+    """The steps before a time do not depend on the steps after it, so the table gives the optimum exactly."""
     process, make = OPTIMAL[kind](60)
     is_bits = kind == "bits"
 
@@ -271,7 +271,7 @@ def test_the_table_adds_up_to_the_bound_of_each_short_chain(case, edge):
 
 
 def test_the_table_of_full_laws_in_float64():
-    """Every entry, on the draws of x_t that the key makes, from alpha_bar alone."""
+    """Compute every entry from alpha_bar alone, for the x_t that the key makes."""
     process, slope = Gaussian(schedules.geometric(5, beta_1=1e-2)), np.array([[0.6, 0.2], [-0.1, 0.4]])
     tril = np.array([[0.5, 0.0], [-0.3, 0.8]])
     model = Model(process, lambda x, t: FullNormal(x @ jnp.asarray(slope.T), jnp.asarray(tril)))

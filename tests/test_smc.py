@@ -130,7 +130,7 @@ def test_several_posteriors_each_with_its_own_evidence(model, how):
         check_normal(groups_of(result, i, 3), exact, log_z)
     known = np.asarray(result.x[::3, :, 0])
     np.testing.assert_allclose(known, 0.9, atol=1e-3 if model is full_model else 1e-6)
-    # What is resampled has fewer effective particles; some was.
+    # Resampled particles have a smaller effective size; some were resampled.
     assert how == "denoised" or result.effective_size.min() < 0.5 * PARTICLES
 
 
@@ -217,7 +217,7 @@ def test_tail_is_hills_estimate():
     falling = -np.sort(-log_weights)[:, :96]
     np.testing.assert_allclose(found, (falling[:, :95] - falling[:, 95:]).mean(1), rtol=1e-5)
     assert abs(found.mean() - 0.7) < 4 * 0.7 / np.sqrt(40 * 95)
-    # Of ten particles a fifth, and of those that are left when all others are lost the least is the next one.
+    # The largest fifth of ten particles; where the others have no weight, the smallest of those left is the next one.
     few = jnp.array([[5.0, 4, 2, 1, 0, 0, 0, 0, 0, 0], [3.0, -INF, 1] + 7 * [-INF]])
     np.testing.assert_allclose(smc._tail(few), [2.5, 2.0], rtol=1e-6)
 
@@ -257,7 +257,7 @@ best_bits = optimal.finite_bits(
 
 @pytest.mark.parametrize("how", ["denoised", "guided"])
 def test_strings_of_bits_by_enumeration(how):
-    """Of the model, which is not quite its data: from the matrices of all its steps, and two kinds of evidence."""
+    """Compare with the model's own posterior, from the matrices of all its steps, for two kinds of evidence."""
     logits = np.array([[1.0, 0.0, -2.0, 0.5, 0.0], [0.0, INF, 0.0, 0.0, -1.0]])
     result = run(best_bits, Bernoulli(tiled(logits)), how)
     check_form(result, (5,), num_timesteps=20)

@@ -9,7 +9,7 @@ from dpm_jax.numerics import systematic
 
 
 def spread_weights(num):
-    """Of five orders of magnitude, a third of them 0, and the last ones, too."""
+    """Return weights over five orders of magnitude; a third of them, and the last ones, are 0."""
     rng = np.random.default_rng(num)
     weights = np.exp(3 * rng.standard_normal(num)).astype(np.float32)
     weights[rng.random(num) < 0.3] = weights[:2] = weights[-3:] = 0

@@ -81,7 +81,7 @@ def test_emphasis_never_draws_a_weight_of_0():
 
 
 def test_emphasis_visits_each_t_in_proportion():
-    """As evenly as a grid can; the entries at 0 and 1 are not used."""
+    """Counts differ from the proportion by at most one; the entries at 0 and 1 are not used."""
     weights = np.array([50.0, 70.0, 4.0, 3.0, 2.0, 1.0])
     t = timesteps.emphasis(jnp.asarray(weights))(jax.random.key(3), 37, 5).t
     counts = np.bincount(np.asarray(t), minlength=6)
@@ -106,7 +106,7 @@ def test_low_discrepancy_visits_each_t_equally():
 
 @pytest.mark.parametrize("num", [2, 6, 7])
 def test_squared_errors_of_independent_values_are_unbiased(num):
-    """Of every design; and pairs count as one where their values are equal, and have no error where they cancel."""
+    """Test each design of times; equal pairs count as one value, and pairs that cancel have no error."""
     values = jax.random.normal(jax.random.key(0), (20_000, num))
     twice = jnp.repeat(values, 2, axis=1)
     opposite = twice * jnp.tile(jnp.array([1.0, -1]), num)
@@ -124,7 +124,7 @@ def test_squared_errors_of_independent_values_are_unbiased(num):
 
 
 def test_a_visit_is_a_tenth_of_the_mean_square():
-    """By hand: visits of one batch are averaged, the first of a t is taken as it is, and two forget 1 - 0.9^2."""
+    """Visits in one batch are averaged, the first visit of a t replaces 0, and two visits forget 1 - 0.9^2."""
     table = timesteps.record(timesteps.table(3), jnp.array([3, 3, 2]), jnp.array([1.0, 3.0, 2.0]))
     np.testing.assert_allclose(table.square, [0, 0, 4, 5], rtol=1e-6)
     table = timesteps.record(table, jnp.array([3, 3]), jnp.array([2.0, 4.0]))

@@ -213,7 +213,7 @@ def test_a_new_run_starts_from_the_parameters_of_another(tmp_path):
     assert set(warm_start.params_from(first, small(schedule__learned=True)[0])[1]) == {"network"}
     found = loop.train(longer, source, second, initial=initial).params
     chex.assert_trees_all_close(found["network"], trained["network"], rtol=1e-4)
-    # From then on a checkpoint of its own is what counts.
+    # Once the run has its own checkpoint, it resumes from that.
     again = loop.train(longer, source, second, initial=jax.tree.map(jnp.zeros_like, initial)).params
     same(again, found)
     wider, _ = small(network__time_mlp__features=(17,))
@@ -271,7 +271,7 @@ def test_the_best_is_that_with_the_least_loss_on_validation_examples(tmp_path):
     assert sorted(lines) == [20, 40, 60]
     assert loop.load_params(built, tmp_path, which="best")[0] == max(lines, key=lines.get)
     assert loop.load_params(built, tmp_path, which=40)[0] == 40
-    # What is logged is an estimate of K of the averaged parameters, of one t an example, that of evaluation of all.
+    # The log estimates K of the averaged parameters from one t per example; evaluation visits every t.
     result = report.evaluate(jax.random.key(0), built, found.params, source, 20_000, 60)
     spread = read(tmp_path / "metrics.jsonl")[-1]["validation_stderr_bits"]
     assert abs(lines[60] - result.bound_bits.mean) < 4 * np.hypot(spread, result.bound_bits.stderr)
@@ -324,7 +324,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [2, 1]
     assert all(np.isfinite(line["training_bits"]) for line in lines)
-    # What a step that is skipped leaves behind is the state before it.
+    # A skipped step leaves the state as it was before.
     data = feed.open_feed(source.supply, 0, 64, 0, 10)
     run = step.make_run_steps(built, data.draw)
     state = jax.device_get(run(step.init(built), 5, data.take(5))[0])
@@ -544,7 +544,7 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
 
 
 def test_report_of_an_untrained_model_is_in_closed_form():
-    """Which is the forward chain from N(0, I) run backwards, so that K is the log-density of N(0, I), and no more."""
+    """An untrained model is the forward chain from N(0, I) run backwards: K is the log-density of N(0, I)."""
     built, source = small()
     result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 2000, 0)
     null = -np.log2(2 * np.pi * np.e)  # of data of unit variance
@@ -575,7 +575,7 @@ def test_report_in_chunks_covers_every_example(monkeypatch):
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
-    """Of a loss that is a mean over examples and needs no key; and the parts have different keys."""
+    """Compare the gradients for a loss that is a mean over examples without noise; the parts get different keys."""
     built, _ = small(train__accumulate=4, train__batch_size=32)
     x_0 = jax.random.normal(jax.random.key(8), (32, 2))
 

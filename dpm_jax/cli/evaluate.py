@@ -192,7 +192,7 @@ def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
     sections, written = keyed(result), ["evaluation.png"]
-    # The sandwich needs samples of the law of levels, which chains end without.
+    # The sandwich needs samples from the law of levels, and chains end in a normal law.
     default = 0 if callable(built.edge) else likelihood_report.largest_k(built.shape)
     k = default if given.ais_k is None else given.ais_k
     if k > 0:

@@ -1,7 +1,7 @@
 """CIFAR-10, for two CPU cores: a small U-Net on patches of 2 x 2 pixels, T = 1000, levels on their grid.
 
-As `mnist_bits`: the noise of the first step is a sixth of a grey level, p(x_0 | x_1) is a law of the 256 levels, and
-the network sees Fourier features of them.
+The noise of the first step is a sixth of a grey level, p(x_0 | x_1) is a law of the 256 levels, and the network sees
+Fourier features of them.
 
 Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bits/pixel.
 Field: DDPM 3.70 bits/dim, VDM 2.65.

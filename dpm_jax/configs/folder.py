@@ -1,7 +1,7 @@
 """Your own images, for two CPU cores: a small U-Net on patches of 2 x 2 pixels, T = 100.
 
-Needs --data_dir alone: a folder of images of any format, sizes and colours, or a single image. Small images of one
-size are examples whole, of others random squares of 32 x 32 are (--config.data.crop=64 for larger ones).
+Needs --data_dir alone: a folder of images of any format, sizes and colours, or a single image. Images of one size up
+to 64 x 64 are the examples; other images are cut into random squares of 32 x 32 (--config.data.crop=64: of 64 x 64).
 
 Command: python train.py --config=folder --data_dir=FOLDER --workdir=runs/mine
 Expect, on 2 CPU cores: 10 minutes for colours of 32 x 32.

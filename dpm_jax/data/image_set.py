@@ -29,8 +29,8 @@ Collection = np.ndarray | Sequence[np.ndarray]
 
 # Images that mean and variance are computed from, where looking at one may mean decoding it.
 _FOR_MOMENTS = 10_000
-# Where nobody chooses: small images are examples whole, of others squares are. Networks of up to three scales divide
-# their sides.
+# With crop -1, images of one size up to this side are examples as they are, and others are cut into squares of that
+# side. Networks of up to three scales divide both.
 _WHOLE, _SQUARE, _MULTIPLE = 64, 32, 4
 # A single image gives at most this fraction of its rows, 1 / N, to the comparison of checkpoints.
 _SPARED = 4
@@ -104,12 +104,12 @@ def check_shapes(shapes: Sequence[tuple[str, tuple[int, ...]]], crop: int | None
 
 
 def choose_crop(shapes: Sequence[tuple[int, ...]]) -> int | None:
-    """Return the side of the crops that suits images, a multiple of 4 up to 32; None where they are examples whole.
+    """Return the side of the crops that suits images, a multiple of 4 up to 32; None for no crops.
 
-    They are where they have one size of at most 64 x 64 that 4 divides.
+    Images that have one size of at most 64 x 64, divisible by 4, are not cropped.
 
     Args:
-      shapes: (H, W, C) of each image; of a single one, half of the rows are left for evaluation.
+      shapes: (H, W, C) of each image. Half of the rows of a single image are left for evaluation.
 
     Raises:
       ValueError: if they are too small.

@@ -66,6 +66,8 @@ def own_source(
         if first.ndim < 3:
             data = arrays.checked(np.stack([_example(made[i], name) for i in range(len(made))]), name)
             return array_source(data, name, binary=binary, crop=crop, validation=validation, report=report)
+        if crop == -1:
+            raise ValueError("config.data.crop: -1 needs the sizes of all images; give a side, or 0 for whole images")
         report(f"data: {len(made)} images of {' x '.join(map(str, first.shape))} from {name}")
         return sources.image_source(image_set.split_lazily(made, _HELD_OUT, crop), validation)
     if isinstance(made, Iterable) and not isinstance(made, str | bytes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -36,14 +37,17 @@ class Grid(NamedTuple):
         return self.lowest + self.width * index
 
     def log_mass(self, p: Normal, x: Array) -> Array:
-        """Return the log-probability of levels x, if p's density at the levels is normalised over them, [*batch] nats.
+        """Return the log-probability of levels x, where p's density at the levels is normalised over them, in nats.
 
-        The decoder of Kingma et al. 2021 (VDM, equation 8), with p's mean and variance in place of z_0 / alpha_0 and
+        The decoder of Kingma et al. 2021 (VDM, section 3.3), with p's mean and variance in place of z_0 / alpha_0 and
         the noise.
 
         Args:
           p: coordinates independent.
           x: [*batch, *event], levels.
+
+        Returns:
+          [*batch].
         """
         mean, variance = p.mean, p.variance / self.width**2
         where = (mean - self.lowest) / self.width
@@ -64,5 +68,4 @@ class Grid(NamedTuple):
 
     def log_prob(self, p: Normal, x: Array) -> Array:
         """Return `log_mass` as a log-density, constant over the cell about each level, [*batch] nats."""
-        num = jnp.size(x) // max(len(x), 1)
-        return self.log_mass(p, x) - num * jnp.log(self.width)
+        return self.log_mass(p, x) - math.prod(p.event_shape) * math.log(self.width)

@@ -52,7 +52,7 @@ class Report(NamedTuple):
         `units`; less is better; unknown unless all values are integers.
       discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
         p(x_0 | x_1) given by the mass in each pixel's bin (`Normal.bin_log_prob`); unknown for other data.
-      edge: treatment of p(x_0 | x_1), "forward" or "decoder".
+      edge: treatment of p(x_0 | x_1), "forward", "decoder" or "grid".
       unit: of all of these.
       num_examples, num_timesteps, step: what was evaluated.
       per_step_kl_bits: [T + 1] mean KL term at each t; 0 at 0 and 1.

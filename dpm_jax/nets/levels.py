@@ -9,23 +9,23 @@ from jax import Array
 
 from dpm_jax.distributions import Grid
 
-__all__ = ["check_levels", "with_level_features"]
+__all__ = ["check_periods", "with_level_features"]
 
 
-def check_levels(periods: tuple[float, ...], grid: Grid | None) -> None:
-    """Refuse periods that are not positive, or of data without levels, by a ValueError."""
+def check_periods(periods: tuple[float, ...], grid: Grid | None) -> None:
+    """Refuse periods that are not positive, or where the data have no levels, by a ValueError."""
     if any(not period > 0 for period in periods):
         raise ValueError(f"periods: must be positive, got {periods}")
     if periods and grid is None:
-        raise ValueError("has periods of grey levels, and the data are no 8-bit pixels; set periods=()")
+        raise ValueError("periods: are of grey levels, and the data are no 8-bit pixels; leave them empty")
 
 
 def with_level_features(
-    x: Array, t: Array, periods: tuple[float, ...], grid: Grid | None, log_nsr: Callable[[Array], Array] | None
+    x: Array, t: Array, periods: tuple[float, ...], grid: Grid, log_nsr: Callable[[Array], Array]
 ) -> Array:
     """Append to each channel of x_t the sine and cosine of its grey level with these periods.
 
-    As in Kingma et al. 2021 (VDM, appendix C), but damped as noise damps their mean: where it blurs a period, they are
+    As in Kingma et al. 2021 (VDM, section 3.4), but damped as noise damps their mean: where it blurs a period, they are
     near 0, not noise.
 
     Args:
@@ -38,8 +38,6 @@ def with_level_features(
     Returns:
       [B, ..., C (1 + 2 len(periods))].
     """
-    if not periods or grid is None or log_nsr is None:
-        return x
     nsr = jnp.exp(log_nsr(t)).reshape(-1, *[1] * (x.ndim - 1))
     level = (x * jnp.sqrt(1 + nsr) - grid.lowest) / grid.width
     found = [x]

@@ -12,7 +12,7 @@ from jax import Array
 
 from dpm_jax.distributions import Grid
 from dpm_jax.nets.convolution import Conv
-from dpm_jax.nets.levels import check_levels, with_level_features
+from dpm_jax.nets.levels import check_periods, with_level_features
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.nets.shapes import check_divisible, check_image
 from dpm_jax.numerics import refuse
@@ -43,7 +43,7 @@ class UNet(nn.Module):
       dropout: rate, in each block, where the call has a key for it (`rngs={"dropout": key}`); none elsewhere.
       periods: in grey levels, of Fourier features of 8-bit pixels, see `levels`; none by default.
       grid: of the data's levels, None where they have none.
-      log_nsr: t -> log of the noise-to-signal ratio.
+      log_nsr: t -> log of the noise-to-signal ratio; needed for periods.
       remat: compute each block again in the backward pass, in place of keeping what is within it.
       dtype: that convolutions are computed in; normalisation, parameters and outputs are float32.
     """
@@ -66,6 +66,7 @@ class UNet(nn.Module):
 
     def __post_init__(self) -> None:
         refuse.widths("features", self.features)
+        check_periods(self.periods, self.grid)
         refuse.within("[0, 1)", dropout=self.dropout)
         for name in ("num_blocks", "patch_size", "num_heads", "num_groups", "num_bumps"):
             refuse.within("[1, inf)", **{name: getattr(self, name)})
@@ -78,7 +79,6 @@ class UNet(nn.Module):
     def check_shape(self, shape: tuple[int, ...], trained: tuple[int, ...] | None = None) -> None:
         """See that examples of this shape can be given to it, or to the one that was trained on another shape."""
         check_image(shape)
-        check_levels(self.periods, self.grid)
         if trained is not None and self.attention:
             (h, w), (height, width) = trained[:2], shape[:2]
             raise ValueError(
@@ -100,7 +100,8 @@ class UNet(nn.Module):
             made: Array = block_class(width, self.num_groups, self.dropout, self.dtype, name=name)(h, time)
             return made
 
-        x = with_level_features(x, t, self.periods, self.grid, self.log_nsr)
+        if self.periods:
+            x = with_level_features(x, t, self.periods, self.grid, self.log_nsr)  # type: ignore[arg-type]
         h = Conv(self.features[0], dtype=self.dtype)(space_to_depth(x, self.patch_size).astype(self.dtype))
         skips = [h]
         for level, width in enumerate(self.features):

@@ -181,7 +181,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def _used(field: str, values: dict[str, Any]) -> bool:
-    """Return whether a field changes anything: those of the kernel do, and of a choice the one that is named."""
+    """Return whether a field has an effect: it belongs to the kernel, and to the part that is named."""
     pieces = field.split(".")
     is_cold = values["kernel"] == "cold"
     if pieces[0] in (("schedule", "reverse", "edge") if is_cold else ("cold",)):

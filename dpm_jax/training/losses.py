@@ -62,8 +62,8 @@ def loss(
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
             sampler = timesteps.importance(timesteps.probabilities(table))
             dropout_key, noise_key = jax.random.split(key)
-            how = {"time_sampler": sampler, **options}
-            found = _estimate(bound.estimate, config, noise_key, model(params, dropout_key), data(x_0), edge, **how)
+            how = {"edge": edge, "time_sampler": sampler, **options}
+            found = _estimate(bound.estimate, config, noise_key, model(params, dropout_key), data(x_0), **how)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
@@ -112,7 +112,7 @@ def _estimate(
 
 
 def _first_step(key: Array, process: Any, x_0: Array, edge: Callable[..., Array]) -> Array:
-    """Return log p(x_0 | x_1) of the law that knows x_1 = sqrt(alpha_bar_1) x_0 + sigma_1 noise and nothing else."""
+    """Return log p(x_0 | x_1) without a network, [B] nats: p is a `Normal` about x_1 / sqrt(alpha_bar_1)."""
     signal, nsr = jnp.sqrt(process.schedule.alpha_bar[1]), jnp.exp(process.schedule.log_nsr[1])
     x_1 = process.marginal(x_0, jnp.ones(len(x_0), jnp.int32)).sample(key)
     return edge(Normal(x_1 / signal, jnp.broadcast_to(nsr, x_1.shape)), x_0)
@@ -121,23 +121,16 @@ def _first_step(key: Array, process: Any, x_0: Array, edge: Callable[..., Array]
 def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
     """Return (key, model, x_0, edge=, time_sampler=) -> the loss."""
     name, fixed, field = train.objective, config.reverse.variance in FIXED, "config.train.objective"
-    sampler = train.time_sampler
-    if train.emphasis and sampler != "low_discrepancy":
+    is_k = name in ("bound", "limit")
+    if train.emphasis and train.time_sampler != "low_discrepancy":
         raise UserError("config.train.emphasis: needs train.time_sampler 'low_discrepancy'")
     if name == "restoration":
         raise UserError(f"{field}: 'restoration' and kernel 'cold' go together, got kernel '{config.kernel}'")
     options = parts.options("config.train.options", train.options)
     part = Part(name, parts.find(field, name, _OBJECTIVES), options, "config.train.options")
-    part.check("key", "model", "x_0", "edge", "time_sampler", *(("fixed",) if name in ("bound", "limit") else ()))
-    if name == "limit":
-        _check_limit(config, train, field)
-    if name in ("bound", "limit"):
-
-        def loss(key: Array, model: Model, x_0: Array, *, edge: bound.Edge, **how: Any) -> Array:
-            more = {name: value for name, value in how.items() if part.takes(name)} | part.arguments
-            return -_estimate(part.function, config, key, model, x_0, edge, **more).mean
-
-        return loss
+    part.check("key", "model", "x_0", "edge", "time_sampler", *(("fixed",) if is_k else ()))
+    if name == "limit" and (config.kernel != "gaussian" or config.reverse.variance != "mixed"):
+        raise UserError(f"{field}: 'limit' needs kernel 'gaussian' and reverse.variance 'mixed'")
     if name in ("simple", "hybrid"):
         if config.kernel == "binomial":
             raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
@@ -151,10 +144,17 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
                 f"{field}: 'hybrid' teaches a variance, and reverse.variance '{config.reverse.variance}' "
                 "is fixed; use 'simple'"
             )
-    _check_unweighted(config, train, field)
-    return lambda key, model, x_0, **how: part.function(
-        key, model, x_0, **{k: v for k, v in how.items() if part.takes(k)}, **part.arguments
-    )
+    if name != "bound":
+        _check_unweighted(config, train, field)
+
+    def objective(key: Array, model: Model, x_0: Array, **how: Any) -> Array:
+        taken = {name: value for name, value in how.items() if part.takes(name)} | part.arguments
+        if is_k:
+            return -_estimate(part.function, config, key, model, x_0, **taken).mean
+        loss: Array = part.function(key, model, x_0, **taken)
+        return loss
+
+    return objective
 
 
 def _check_unweighted(config: ConfigDict, train: Train, field: str) -> None:
@@ -164,9 +164,3 @@ def _check_unweighted(config: ConfigDict, train: Train, field: str) -> None:
         raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
     if train.emphasis or train.time_sampler == "importance":
         raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
-
-
-def _check_limit(config: ConfigDict, train: Train, field: str) -> None:
-    _check_unweighted(config, train, field)
-    if config.kernel != "gaussian" or config.reverse.variance != "mixed":
-        raise UserError(f"{field}: 'limit' needs kernel 'gaussian' and reverse.variance 'mixed'")

@@ -31,7 +31,7 @@ _STDERR_BITS = 0.02
 # The most they may cost, as a share of the training between two checkpoints, whose steps cost as much as three
 # calls of the network; but two rounds are always taken, so that their differences have an error.
 _SHARE, _CALLS, _FEWEST = 0.05, 3, 2
-# The most rounds: of few examples each is short, and takes as long to start as one of many.
+# The most rounds: with few examples a round is short, but starting it takes as long as with many.
 _MOST = 64
 
 

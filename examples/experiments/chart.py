@@ -23,7 +23,7 @@ _INK = "#222222"
 
 
 class Layout(NamedTuple):
-    """Which factor is shown how.
+    """Layout of a chart: the factor that each of its properties shows.
 
     Attributes:
       x: along the axis; numbers.

@@ -236,7 +236,7 @@ def save(path: Path, classifier: Classifier) -> None:
     """
     measured = {name: np.asarray(getattr(classifier, name)) for name in ("shape", *_MEASURED)}
     arrays: dict[str, Any] = measured | _arrays(classifier)
-    # An open file, for of a path NumPy would change the name.
+    # An open file: NumPy would change the name of a path.
     with writing(path), path.open("wb") as file:
         np.savez(file, **arrays)
 
