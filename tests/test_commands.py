@@ -142,7 +142,7 @@ def test_bits_end_to_end(tmp_path):
     assert result["limit_bits"] == pytest.approx(-np.log2(5))
     assert result["null_bits"] == pytest.approx(-14.438, abs=0.01)
     assert result["bound_bits"] < result["ceiling_bits"] + 4 * result["bound_stderr_bits"]
-    done = run("sample", f"--workdir={tmp_path / 'run'}", "--num_samples=20", "--gif", f"--out={tmp_path}")
+    done = run("sample", f"--workdir={tmp_path / 'run'}", "--num_samples=20", f"--out={tmp_path}")
     assert done.code == 0, done.err
     assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) <= {0.0, 1.0}
 

@@ -22,6 +22,7 @@ FLOORS = {
     "data": 1,
     "model": 2,
     "predictions": 2,
+    "grey_levels": 2,
     "timesteps": 2,
     "bound": 2,
     "objectives": 2,

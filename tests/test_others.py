@@ -26,7 +26,7 @@ def test_an_nnx_network_is_a_network():
     def loss(net):
         return -bound.estimate(KEY, predictions.gaussian(PROCESS, net), X).mean
 
-    gradient = nnx.grad(loss)(net)
+    loss, gradient = nnx.jit(loss), nnx.jit(nnx.grad(loss))(net)
     step = 1e-2
     kernel = net.linear.kernel[...]
     slope = gradient.linear.kernel[...]

@@ -136,6 +136,15 @@ def test_killed_and_stopped_at_random_moments_it_ends_in_the_same_bits(cache, tm
     assert losses(tmp_path / "whole").keys() <= losses(where).keys()
 
 
+@pytest.fixture
+def own_interrupt():
+    """Python's own handler of Ctrl-C, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("own_interrupt")
 def test_a_request_to_stop_is_confirmed_at_once_and_the_second_interrupts():
     said, began = [], time.monotonic()
     with StopSignal(lambda text: said.append((time.monotonic(), text))) as stop:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import bound, predictions, schedules
+from dpm_jax import bound, grey_levels, predictions, schedules
 from dpm_jax.data import own, tfds
 from dpm_jax.data.sources import Source
 from dpm_jax.distributions import Grid
@@ -151,7 +151,7 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
     """Return the fields of an `Experiment` whose chain has noise."""
     edge = _edge(config, grid)
     base = _schedule(config, grid)
-    num_outputs, to_model = _reverse(config, shape)
+    num_outputs, to_model = _reverse(config, shape, grid)
     module = networks.module(config, shape, num_outputs, _clock(base), grid=grid, log_nsr=_log_nsr(base))
 
     def init(key: Array) -> Params:
@@ -288,12 +288,16 @@ def _are_steps(t: Array) -> bool:
     return bool(jnp.issubdtype(t.dtype, jnp.integer))
 
 
-def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[[Schedule, Network], Model]]:
+def _reverse(
+    config: ConfigDict, shape: tuple[int, ...], grid: Grid | None
+) -> tuple[int, Callable[[Schedule, Network], Model]]:
     """Return how many outputs of the network a reverse step needs, and (schedule, network) -> model."""
     dim, reverse = shape[-1], config.reverse
     full = reverse.covariance == "full"
     process: Callable[[Schedule], Any] = Gaussian
     to_model: Callable[..., Model]
+    # The settings that the model takes, and what it is, where it has no variance to choose.
+    arguments, user = {"prediction": reverse.prediction}, ""
     if config.kernel == "binomial":
         num_outputs, process, to_model, user = dim, Binomial, predictions.binomial, "kernel 'binomial'"
     elif full:
@@ -303,17 +307,20 @@ def _reverse(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, Callable[
                 f"config.reverse.covariance: 'full' is for up to {_MAX_FULL_DIM} dimensions, the data have "
                 f"{math.prod(shape)}; use 'diagonal'"
             )
+    elif reverse.prediction == "levels":
+        if grid is None:
+            raise UserError("config.reverse.prediction: 'levels' are those of 8-bit pixels, and the data are none")
+        num_outputs, to_model = grey_levels.num_outputs(dim, grid), partial(grey_levels.gaussian, grid=grid)
+        arguments, user = {}, "prediction 'levels'"
     else:
-        num_outputs, to_model, user = predictions.num_outputs(dim, reverse.variance), predictions.gaussian, ""
-    arguments = {"prediction": reverse.prediction, "variance": reverse.variance}
+        num_outputs, to_model = predictions.num_outputs(dim, reverse.variance), predictions.gaussian
+        arguments["variance"] = reverse.variance
     try:
         refuse.one_of("covariance", reverse.covariance, ("diagonal", "full"))
         if full and config.kernel == "binomial":
             raise ValueError("covariance: 'full' is for kernel 'gaussian'")
-        if user:
-            if reverse.variance != "mixed":
-                raise ValueError(f"variance: {user} has none of its own, got '{reverse.variance}'; leave it mixed")
-            del arguments["variance"]
+        if user and reverse.variance != "mixed":
+            raise ValueError(f"variance: {user} has none of its own, got '{reverse.variance}'; leave it mixed")
         # Values are refused when the model is made.
         to_model(process(schedules.geometric(1)), lambda x_t, t: x_t, **arguments)
     except ValueError as error:

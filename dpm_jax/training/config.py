@@ -72,7 +72,9 @@ def default() -> ConfigDict:
                 "first_step": 1 / 6,  # edge grid: noise at t = 1 in grey levels, in place of beta_1
             },
             "reverse": {  # see dpm_jax/predictions.py
-                "prediction": "residual",  # what the network predicts; bits: x_0 (its marginals) or perturbation
+                # What the network predicts; bits: x_0 (its marginals) or perturbation; 8-bit pixels: levels, too, see
+                # dpm_jax/grey_levels.py.
+                "prediction": "residual",
                 "variance": "mixed",  # of the reverse step; Gaussian only
                 "covariance": "diagonal",  # full: low-dimensional Gaussian data
             },
@@ -163,8 +165,8 @@ def check(config: ConfigDict) -> None:
     standard = dict(_leaves(default()))
     present = dict(_leaves(config))
     for field, value in present.items():
-        if message := nearest_field(field):
-            raise UserError(message)
+        if field not in standard:
+            raise UserError(nearest_field(field))
         _check_type(field, value, standard[field])
     for field in standard:
         if field not in present:
