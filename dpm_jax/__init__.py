@@ -31,6 +31,7 @@ from dpm_jax import (
     schedules,
     smc,
     timesteps,
+    truncated_normal,
     units,
 )
 from dpm_jax.ddim import ddim
@@ -78,6 +79,7 @@ __all__ = [
     "schedules",
     "smc",
     "timesteps",
+    "truncated_normal",
     "units",
 ]
 

@@ -328,9 +328,9 @@ def _from_few_times(
     law: Callable[[Array, Array], Any],
     term: Callable[[Array, Array, Array, Any], Array],
 ) -> Estimate:
-    """Return `estimate`, or `limit`, by what differs between them.
+    """Return `estimate` or `limit`, which differ in the times, in `law` and in `term`.
 
-    These are `law`, (x_t, t) -> the law of the model that a term needs, at t = 1 that of x_0; and `term`,
+    `law` is (x_t, t) -> the law of the model that `term` takes, at t = 1 that of x_0; `term` is
     (x_0, x_t, t, law) -> [B] nats, whose weighted mean over the times is their sum over t.
     """
     refuse.at_least_one(num_times=num_times)

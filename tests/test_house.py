@@ -23,6 +23,7 @@ FLOORS = {
     "model": 2,
     "predictions": 2,
     "grey_levels": 2,
+    "truncated_normal": 2,
     "timesteps": 2,
     "bound": 2,
     "objectives": 2,

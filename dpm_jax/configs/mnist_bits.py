@@ -18,6 +18,8 @@ from dpm_jax.configs import cifar10
 def get_config() -> ConfigDict:
     c = cifar10.get_config()
     c.data.tfds.dataset = "mnist"
+    c.reverse.prediction = "levels"
+    c.optimizer.learning_rate = 3e-3
     c.train.steps = 6500
     c.evaluate.num_examples = 512
     return c
