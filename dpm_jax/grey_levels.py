@@ -14,6 +14,8 @@ The model takes the mean and the variance of this law, which is all that a Gauss
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,12 +62,12 @@ def gaussian(process: Gaussian, network: Network, grid: Grid) -> Model:
       grid: of the data.
     """
     schedule, table = process.schedule, jnp.asarray(features(grid.num))
-    levels = jnp.arange(grid.num, dtype=jnp.float32)
+    levels = jnp.arange(grid.num, dtype=jnp.float32)[None, None]
 
     def moments(c: Array, nearest: Array, apart: Array, variance: Array) -> tuple[Array, Array]:
-        """Mean and variance of level less `nearest` of each of N pixels, the noisy level being nearest + apart."""
-        offset = levels - nearest[:, None]
-        log_likelihood = -0.5 * offset * (offset - 2 * apart[:, None]) / variance[:, None]
+        """Mean and variance of level less `nearest` of each pixel, the noisy level being nearest + apart."""
+        offset = levels - nearest[..., None]
+        log_likelihood = -0.5 * offset * (offset - 2 * apart[..., None]) / variance[..., None]
         log_weight = jnp.matmul(c, table, precision="highest") + log_likelihood
         weight = jnp.exp(log_weight - jax.lax.stop_gradient(log_weight.max(axis=-1, keepdims=True)))
         total = weight.sum(axis=-1)
@@ -77,9 +79,10 @@ def gaussian(process: Gaussian, network: Network, grid: Grid) -> Model:
         variance = level_at(schedule.sigma2, t, x_t) / (alpha_bar * grid.width**2)
         where = (x_t / jnp.sqrt(alpha_bar) - grid.lowest) / grid.width
         nearest = jnp.clip(jnp.round(where), 0, grid.num - 1)
-        # Pixels on one axis: with more of them the sums over levels take twice as long on CPUs.
-        flat = (a.reshape(-1) for a in (nearest, where - nearest, jnp.broadcast_to(variance, x_t.shape)))
-        c = network(x_t, t).reshape(-1, len(table))
+        # An example's pixels on one axis: with more of them the sums over levels take twice as long on CPUs.
+        num = math.prod(x_t.shape[1:])
+        flat = (jnp.broadcast_to(a, x_t.shape).reshape(-1, num) for a in (nearest, where - nearest, variance))
+        c = network(x_t, t).reshape(-1, num, len(table))
         # What lies between, a number for each level, is not kept for the gradient.
         mean, spread = (a.reshape(x_t.shape) for a in jax.checkpoint(moments, prevent_cse=False)(c, *flat))
         # At t = 1 the levels are read by their density under this normal, and a narrower one would be certain of a

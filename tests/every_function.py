@@ -14,6 +14,7 @@ from dpm_jax import (
     ddim,
     degradations,
     entropy,
+    grey_levels,
     guidance,
     likelihood,
     objectives,
@@ -24,6 +25,7 @@ from dpm_jax import (
     schedules,
     smc,
     timesteps,
+    truncated_normal,
 )
 from dpm_jax.distributions import Grid, level
 
@@ -148,6 +150,21 @@ def run_conditional(key, x_0, model):
     return likelihood.conditional(likelihood.log_weights(key, model, x_0, 2), found.log_evidence, found.stderr)
 
 
+def run_levels(key, x_0, model):
+    num = len(grey_levels.features(GRID.num))
+    model = grey_levels.gaussian(model.process, lambda x, t: jnp.repeat(network(x), num, axis=-1), GRID)
+    return bound.estimate(key, model, GRID.nearest(x_0), edge=GRID.log_prob)
+
+
+# Its schedule is looked at, and must be known before tracing.
+PROCESS = Gaussian(schedules.geometric(T, beta_1=1e-2))
+
+
+def run_truncated(key, x_0, model):
+    model = predictions.gaussian(PROCESS, lambda x, t: jnp.concatenate([network(x), x], axis=-1))
+    return truncated_normal.evaluate(key, model, GRID.nearest(x_0), GRID)
+
+
 # (key, x_0, model): of every kind of model, and then of some.
 OF_EVERY_MODEL = {
     "bound.evaluate": lambda key, x_0, model: bound.evaluate(key, model, x_0),
@@ -169,6 +186,8 @@ OF_SOME = {
         "bound.evaluate grid": lambda key, x_0, model: bound.evaluate(
             key, model, GRID.nearest(x_0), edge=GRID.log_prob
         ),
+        "grey_levels": run_levels,
+        "truncated_normal": run_truncated,
         "bound.limit": lambda key, x_0, model: bound.limit(key, model, x_0, edge="decoder", num_times=2),
         "objectives.sample_mse": lambda key, x_0, model: objectives.sample_mse(key, model, x_0),
         "objectives.simple": lambda key, x_0, model: objectives.simple(key, model, x_0),
@@ -211,6 +230,8 @@ NETWORK_CALLS = {
     "bound.evaluate": {B: T - 1},
     "bound.evaluate decoder": {B: T},
     "bound.evaluate few times": {B: 2},
+    "grey_levels": {B * 2: 1},
+    "truncated_normal": {B: T - 1},
     "bound.evaluate grid": {B: T},
     # Each step is computed again on the way back.
     "bound.evaluate gradient": {B: 2 * (T - 1)},
