@@ -18,7 +18,7 @@ beta_1 altogether. So log nu is what a schedule is made from, together with its
 increments, which float32 could not recover from log nu itself when T is large.
 
 The functions here do their sums in float64 on the host, once, and hand over
-float32 arrays; only `learned` is traced, because it is differentiated.
+float32 arrays; only `learned` and `with_ends` are traced, because they are differentiated.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ __all__ = [
     "learned",
     "linear",
     "sigmoid",
+    "with_ends",
 ]
 
 
@@ -333,3 +334,20 @@ def learned(base: Schedule, coefficients: Array) -> Schedule:
     step = jnp.exp(log_step)
     log_nsr = jnp.concatenate([base.log_nsr[1:2], base.log_nsr[1] + jnp.cumsum(step)])
     return _assemble(log_nsr, step, jnp)
+
+
+def with_ends(base: Schedule, shift: Array) -> Schedule:
+    """Schedule with learned ends, log nu_1 and log nu_T (Kingma et al. 2021, VDM: learned SNR_min and SNR_max).
+
+        log nu_t = log nu_1 + shift_0 + exp(shift_1) (log nu_t - log nu_1), those of `base` on the right
+
+    A shift of zero gives `base`. The ends keep their order, and a distance, whatever the shift; levels between keep
+    their relative places. K is differentiable in it as in the coefficients of `learned`.
+
+    Args:
+      base: a schedule with nu_T finite.
+      shift: [2] float32, unconstrained.
+    """
+    first = base.log_nsr[1:2] + shift[0]
+    step = base.log_nsr_step[2:] * jnp.exp(shift[1])
+    return _assemble(jnp.concatenate([first, first + jnp.cumsum(step)]), step, jnp)

@@ -22,7 +22,7 @@ from jax.scipy.special import ndtr, ndtri
 from dpm_jax import bound
 from dpm_jax.distributions import Grid
 from dpm_jax.model import Model
-from dpm_jax.numerics.shapes import as_float32
+from dpm_jax.numerics.shapes import as_float32, concrete
 from dpm_jax.processes import Gaussian
 from dpm_jax.schedules import from_log_nsr
 
@@ -52,6 +52,8 @@ def evaluate(key: Array, model: Model, x_0: Array, grid: Grid, *, num_times: int
     if model.num_timesteps == 1:
         raise ValueError("model: needs more than one step")
     x_0, schedule = as_float32(x_0, "x_0"), model.process.schedule
+    if not concrete(schedule.log_nsr):
+        raise ValueError("schedule: is traced by jit or grad; make the model outside of them")
     log_nsr = np.asarray(schedule.log_nsr, np.float64)[1:]
     noise = math.exp(0.5 * log_nsr[0]) / grid.width
     if noise > _MOST:

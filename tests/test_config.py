@@ -23,6 +23,7 @@ SHIPPED = {
     "heartbeat_paper": (20,),
     "mnist": (28, 28, 1),
     "ddpm_mnist": (28, 28, 1),
+    "cifar10_vdm": (32, 32, 3),
     "ddpm_cifar10": (32, 32, 3),
     "cold_blur_mnist": (28, 28, 1),
     "cold_pixelate_cifar10": (32, 32, 3),
@@ -128,6 +129,8 @@ def test_values_out_of_range_are_refused(field, value, words):
         ({"train.objective": "simple"}, "'simple' teaches no variance, and reverse.variance 'mixed' is learned"),
         ({"train.objective": "hybrid", "reverse.variance": "large"}, "'hybrid' teaches a variance"),
         ({"train.objective": "sample_mse", "schedule.learned": True}, "needs train.objective 'bound'"),
+        ({"train.objective": "sample_mse", "schedule.ends_learned": True}, "needs train.objective 'bound' or 'limit'"),
+        ({"kernel": "binomial", "data.name": "heartbeat", "schedule.ends_learned": True}, "not differentiable"),
         ({"train.objective": "sample_mse", "train.emphasis": 0.5}, "goes neither with emphasis"),
         (
             {"train.objective": "simple", "reverse.variance": "small", "train.time_sampler": "importance"},

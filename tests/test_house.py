@@ -113,3 +113,11 @@ def test_no_docstring_begins_with_a_word_that_stands_for_a_noun_elsewhere(path):
     documented = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
     first = [(ast.get_docstring(node) or "Empty").split()[0] for node in documented]
     assert not {"Of", "What", "That", "To", "Which"} & set(first)
+
+
+def test_every_test_that_is_called_slow_exists():
+    """Names of tests that were renamed would be run, slow as they are, in `make test`."""
+    for line in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+        file, _, name = line.split("[")[0].partition("::")
+        assert (ROOT / file).exists(), line
+        assert not name or f"def {name}(" in (ROOT / file).read_text(), line

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import schedules
+from dpm_jax import Gaussian, bound, schedules
 
 MAKERS = {
     "geometric": lambda T: schedules.geometric(T, beta_1=3e-7),
@@ -195,3 +195,28 @@ def test_learned_in_float32_agrees_with_float64(T):
 def test_a_traced_schedule_is_refused_by_name(make):
     with pytest.raises(ValueError, match=r"schedule: (beta|alpha_bar|log_nsr) is traced by jit or grad"):
         jax.grad(lambda x: make(x).beta.sum())(jnp.full(3, 0.1))
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (-3.0, 0.5), (4.0, -20.0), (30.0, 3.0)])
+def test_learned_ends_are_where_they_are_put_and_keep_their_order(shift):
+    base = schedules.geometric(20, beta_1=1e-3, nsr_final=100.0)
+    found = jax.jit(schedules.with_ends)(base, jnp.asarray(shift))
+    log_nsr = np.asarray(base.log_nsr, np.float64)[1:]
+    expected = log_nsr[0] + shift[0] + np.exp(shift[1]) * (log_nsr - log_nsr[0])
+    np.testing.assert_allclose(found.log_nsr[1:], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.log_nsr_step[2:], np.diff(expected), rtol=1e-4)
+    assert (np.asarray(found.log_nsr_step[2:]) > 0).all()
+    np.testing.assert_allclose(found.sigma2[1:], 1 / (1 + np.exp(-expected)), rtol=1e-4)
+
+
+def test_of_learned_ends_the_prior_s_term_wants_more_noise_and_the_slope_is_that_of_differences():
+    base = schedules.geometric(20, beta_1=1e-3, nsr_final=2.0)
+
+    def prior(shift):
+        return bound.prior_term(Gaussian(schedules.with_ends(base, shift)), jnp.full((1, 3), 0.7))[0]
+
+    slope = jax.grad(prior)(jnp.zeros(2))
+    change = [(prior(1e-2 * e) - prior(-1e-2 * e)) / 2e-2 for e in jnp.eye(2)]
+    np.testing.assert_allclose(slope, change, rtol=1e-2)
+    assert (slope < 0).all()
+    assert schedules.with_ends(schedules.geometric(1), jnp.ones(2)).num_timesteps == 1

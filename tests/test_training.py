@@ -172,6 +172,17 @@ def test_learning_beta_changes_the_schedule_and_keeps_its_ends():
     np.testing.assert_allclose(end.log_nsr[-1], start.log_nsr[-1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["bound", "limit"])
+def test_learning_the_ends_lowers_a_first_noise_that_is_too_high(objective):
+    first = {"schedule__geometric__beta_1": 0.3, "schedule__ends_learned": True}
+    built, source = small(**first, train__objective=objective, train__steps=200, train__batch_size=256)
+    start = step.init(built)
+    before = built.model(start.params).process.schedule
+    after = built.model(run_steps_of(built, source)(start, 200)[0].params).process.schedule
+    assert after.log_nsr[1] < before.log_nsr[1] - 0.02
+    assert (after.log_nsr_step[2:] > 0).all()
+
+
 def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     built, source = small()
     whole = loop.train(built, source, tmp_path / "whole")

@@ -158,12 +158,15 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
         params: Params = {"network": networks.init(module, key, shape)}
         if config.schedule.learned:
             params["schedule"] = jnp.zeros(config.schedule.num_bumps)
+        if config.schedule.ends_learned:
+            params["ends"] = jnp.zeros(2)
         return params
 
     network = networks.applied(module, config.network.precision)
 
     def model(params: Params, key: Array | None = None) -> Model:
-        schedule = schedules.learned(base, params["schedule"]) if "schedule" in params else base
+        schedule = schedules.with_ends(base, params["ends"]) if "ends" in params else base
+        schedule = schedules.learned(schedule, params["schedule"]) if "schedule" in params else schedule
         made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
         return forward_edge(made) if edge == "forward" else made
 
@@ -234,11 +237,11 @@ def _schedule(config: ConfigDict, grid: Grid | None) -> Schedule:
             f"{field}: after T = {config.num_timesteps} steps alpha_bar_T = {left:.2g} of the data is left, and the "
             "prior knows nothing of it; raise num_timesteps, or the betas"
         )
-    if config.schedule.learned:
-        if config.kernel == "binomial":
-            raise UserError("config.schedule.learned: bits are not differentiable in beta_t; use kernel 'gaussian'")
-        if config.schedule.num_bumps < 1:
-            raise UserError(f"config.schedule.num_bumps: must lie in [1, inf), got {config.schedule.num_bumps}")
+    for name in ("learned", "ends_learned"):
+        if config.schedule[name] and config.kernel == "binomial":
+            raise UserError(f"config.schedule.{name}: bits are not differentiable in beta_t; use kernel 'gaussian'")
+    if config.schedule.learned and config.schedule.num_bumps < 1:
+        raise UserError(f"config.schedule.num_bumps: must lie in [1, inf), got {config.schedule.num_bumps}")
     _check_amplification(config, schedule)
     return schedule
 

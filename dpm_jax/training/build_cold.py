@@ -95,8 +95,9 @@ def _check(config: ConfigDict, shape: tuple[int, ...], train: Train) -> None:
             raise ValueError(f"train.objective: 'restoration' and kernel 'cold' go together, got '{train.objective}'")
         if config.reverse.covariance == "full":
             raise ValueError("reverse.covariance: kernel 'cold' has none; leave it diagonal")
-        if config.schedule.learned:
-            raise ValueError("schedule.learned: kernel 'cold' has no schedule; leave it False")
+        for name in ("learned", "ends_learned"):
+            if config.schedule[name]:
+                raise ValueError(f"schedule.{name}: kernel 'cold' has no schedule; leave it False")
         if train.emphasis or train.time_sampler == "importance":
             raise ValueError(
                 "train.objective: 'restoration' goes neither with emphasis nor with time_sampler 'importance'"

@@ -69,6 +69,7 @@ def default() -> ConfigDict:
                 **_sections("schedule", geometric={"beta_1": 3e-7}),
                 "learned": False,  # learn beta_2..T, starting from the named schedule (Gaussian only)
                 "num_bumps": 10,  # basis of the learned change
+                "ends_learned": False,  # learn the noise at t = 1 and at t = T (Gaussian only)
                 "first_step": 1 / 6,  # edge grid: noise at t = 1 in grey levels, in place of beta_1
             },
             "reverse": {  # see dpm_jax/predictions.py

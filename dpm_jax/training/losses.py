@@ -99,7 +99,7 @@ def _estimate(
       edge: see `bound`.
       **how: other arguments of the function.
     """
-    if config.schedule.learned:
+    if config.schedule.learned or config.schedule.ends_learned:
         return function(key, model, x_0, edge=edge, **how)
     few = x_0[: -(-len(x_0) // _FEW)]
     fixed = bound.fixed_terms(model.process, few, edge).mean()
@@ -162,5 +162,7 @@ def _check_unweighted(config: ConfigDict, train: Train, field: str) -> None:
     name = train.objective
     if config.schedule.learned:
         raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
+    if config.schedule.ends_learned and name != "limit":
+        raise UserError(f"config.schedule.ends_learned: needs train.objective 'bound' or 'limit', got '{name}'")
     if train.emphasis or train.time_sampler == "importance":
         raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
