@@ -52,7 +52,7 @@ def test_the_example_runs_and_reaches_the_limit_it_states(tmp_path, monkeypatch)
     p = 1 / (1 + np.exp([-2.0, 1.0, 0.0]))
     limit = (p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum()
     assert f"{limit:.3f}" in code
-    k = names["found"]
+    k = names["k_bits"]
     assert abs(k.mean / np.log(2) - limit) < 4 * k.stderr / np.log(2) < 0.1
     limit = -np.log2(2 * np.pi * np.e * 0.25)
     assert f"{limit:.3f}" in code
