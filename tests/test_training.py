@@ -557,7 +557,7 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
 def test_report_of_an_untrained_model_is_in_closed_form():
     """An untrained model is the forward chain from N(0, I) run backwards: K is the log-density of N(0, I)."""
     built, source = small()
-    result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 2000, 0)
+    result = report.evaluate(jax.random.key(0), built, step.init(built).params, source, 5000, 0)
     null = -np.log2(2 * np.pi * np.e)  # of data of unit variance
     assert result.null_bits == pytest.approx(null, abs=0.1)
     assert abs(result.gain_bits.mean) < 4 * result.gain_bits.stderr < 0.2
