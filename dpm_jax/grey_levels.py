@@ -7,7 +7,8 @@ Bayes' rule gives the law of a pixel's level v from its noisy value x_t and from
 c being the network's outputs and f fixed functions of the level: a slope, a bend, bumps, and single levels at both
 ends of the scale, of which images have many. The first factor is exact, so a network need not learn that pixels are
 whole levels, nor how to read fine noise: with c = 0 this is the best denoiser of pixels of any level alike. Networks
-that predict the mean itself spend most of a short training on that.
+that predict the mean itself spend most of a short training on that. It is discrete diffusion's
+prediction of x_0 (Austin et al. 2021, D3PM, section 3.3) with Gaussian noise; the features are not from a paper.
 
 The model takes the mean and the variance of this law, which is all that a Gaussian reverse step can use.
 """
@@ -31,12 +32,16 @@ __all__ = ["features", "gaussian", "num_outputs"]
 
 # Bumps over the scale, and single levels at its lower and its upper end.
 _BUMPS, _LOWEST, _HIGHEST = 8, 2, 5
-# Size of the features of single levels; of the others it is about half of that. Outputs of order 1 then say much.
+# Size of the features of single levels; the others have about half of it. Outputs of order 1 then make a difference.
 _SIZE = 4.0
 
 
 def features(num_levels: int) -> np.ndarray:
-    """Return f(v) of every level v, [features, num_levels] float32."""
+    """Return f(v) of every level v, [features, num_levels] float32, in nats for an output of 1.
+
+    Args:
+      num_levels: how many levels there are, 2 or more.
+    """
     v = np.arange(num_levels)
     place = 2 * v / (num_levels - 1) - 1
     spacing = 2 / (_BUMPS - 1)
@@ -48,7 +53,7 @@ def features(num_levels: int) -> np.ndarray:
 
 
 def num_outputs(dim: int, grid: Grid) -> int:
-    """Return how many outputs `gaussian` takes, for dim channels."""
+    """Return the number of outputs that `gaussian` takes, for dim channels."""
     return dim * len(features(grid.num))
 
 

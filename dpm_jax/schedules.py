@@ -202,8 +202,8 @@ def erase(num_timesteps: int, *, beta_1: float | None = None, alpha_bar_final: f
     """Erase a constant fraction of the signal at each step (paper section 2.4.1).
 
     With the defaults this is beta_t = 1 / (T - t + 1) exactly, the paper's
-    schedule for binomial diffusion: alpha_bar_t = 1 - t / T. A small `beta_1` of
-    its own lifts the ceiling that the first step puts on K; a positive
+    schedule for binomial diffusion: alpha_bar_t = 1 - t / T. A small `beta_1`
+    lifts the ceiling that the first step puts on K; a positive
     `alpha_bar_final` keeps nu_T finite, which Gaussian diffusion needs.
 
     Args:

@@ -1,4 +1,4 @@
-"""A process of one's own in one file: tokens are masked one after another, an absorbing chain (Austin et al. 2021).
+"""A process of your own in one file: tokens are masked one after another, an absorbing chain (Austin et al. 2021).
 
     q(x_t = x_{t-1}) = 1 - beta_t, else the mask, which stays        forward
     q(x_t = x_0)     = alpha_bar_t, else the mask                    marginal

@@ -41,6 +41,19 @@ def normal_chain(schedule, mean, covariance):
     )
 
 
+def independent_levels(process, levels, log_p):
+    """The model of coordinates that are independent and have these levels with these log-probabilities."""
+
+    def denoise(x_t, t):
+        alpha_bar, sigma2 = (values[t][:, None] for values in (process.schedule.alpha_bar, process.schedule.sigma2))
+        log_w = log_p - (x_t[..., None] - jnp.sqrt(alpha_bar)[..., None] * levels) ** 2 / 2 / sigma2[..., None]
+        w = jax.nn.softmax(log_w)
+        mean = (w * levels).sum(-1)
+        return Normal(mean, (w * (levels - mean[..., None]) ** 2).sum(-1) + 1e-6)
+
+    return Model(process, denoise)
+
+
 def normal_law(model, dim):
     """Mean and covariance of x_0 of a chain of normal steps whose means are affine in x_t."""
     probes = jnp.concatenate([jnp.zeros((1, dim)), jnp.eye(dim)])

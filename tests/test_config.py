@@ -103,7 +103,7 @@ def test_values_out_of_range_are_refused(field, value, words):
         ({"schedule.geometric.nsr_final": 0.5}, "config.schedule.geometric: after T = 10 steps"),
         (
             {"reverse.covariance": "full", "reverse.variance": "sigmoid"},
-            "config.reverse.variance: reverse.covariance 'full' has none",
+            "config.reverse.variance: must be 'mixed' with reverse.covariance 'full'",
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "data.heartbeat.period": 21},
@@ -120,7 +120,7 @@ def test_values_out_of_range_are_refused(field, value, words):
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "x_0", "reverse.variance": "small"},
-            "config.reverse.variance: kernel 'binomial' has none of its own, got 'small'; leave it mixed",
+            "config.reverse.variance: must be 'mixed' with kernel 'binomial', got 'small'",
         ),
         (
             {"kernel": "binomial", "data.name": "heartbeat", "reverse.prediction": "x_0", "train.objective": "simple"},

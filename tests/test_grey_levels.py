@@ -115,11 +115,9 @@ def test_a_config_has_them_and_refuses_what_has_no_levels():
     # All levels alike is the law of these pixels, and of the network at its start.
     code_length = 48 * np.log(256 * GRID.width)
     assert abs(loss - code_length) / 48 < 0.3
-    with pytest.raises(
-        UserError, match=r"config\.reverse\.prediction: 'levels' are those of 8-bit pixels, and the data"
-    ):
+    with pytest.raises(UserError, match=r"config\.reverse\.prediction: 'levels' is for 8-bit pixels, which these data"):
         build.experiment(config_of(edge="forward"), (4, 4, 3))
     with pytest.raises(
-        UserError, match=r"config\.reverse\.variance: prediction 'levels' has none of its own, got 'small'"
+        UserError, match=r"config\.reverse\.variance: must be 'mixed' with prediction 'levels', got 'small'"
     ):
         build.experiment(config_of(**{"reverse.variance": "small"}), (4, 4, 3), GRID)

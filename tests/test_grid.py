@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dpm_jax import Gaussian, Model, Normal, bound, likelihood, schedules
+from dpm_jax import Gaussian, Normal, bound, likelihood, schedules
 from dpm_jax.data.standardization import of_pixels
 from dpm_jax.distributions import Grid
 from dpm_jax.errors import UserError
 from dpm_jax.nets.levels import with_level_features
 from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
+from tests.chains import independent_levels
 
 KEY = jax.random.key(0)
 GRID = Grid(-1.0, 0.25, 9)
@@ -58,16 +59,9 @@ def test_k_of_independent_levels_reaches_their_code_length():
     log_p = np.log([0.5, 0.1, 0.15, 0.25])
     levels = grid.lowest + grid.width * np.arange(4)
     process = Gaussian(schedules.geometric(2000, beta_1=(grid.width / 6) ** 2))
-
-    def denoise(x_t, t):
-        alpha_bar, sigma2 = (values[t][:, None] for values in (process.schedule.alpha_bar, process.schedule.sigma2))
-        log_w = log_p - (x_t[..., None] - jnp.sqrt(alpha_bar)[..., None] * levels) ** 2 / 2 / sigma2[..., None]
-        w = jax.nn.softmax(log_w)
-        mean = (w * levels).sum(-1)
-        return Normal(mean, (w * (levels - mean[..., None]) ** 2).sum(-1) + 1e-6)
-
+    model = independent_levels(process, levels, log_p)
     x_0 = jnp.asarray(levels, jnp.float32)[jax.random.categorical(KEY, log_p, shape=(4096, 2))]
-    evaluate = jax.jit(lambda x: bound.evaluate(KEY, Model(process, denoise), x, edge=grid.log_prob, num_times=200).k)
+    evaluate = jax.jit(lambda x: bound.evaluate(KEY, model, x, edge=grid.log_prob, num_times=200).k)
     k = evaluate(x_0)
     # The loss of the chain alone: K less the log-probability of the same examples.
     exact = np.asarray(log_p)[np.round(np.asarray(x_0) - grid.lowest).astype(int)].sum(1)
@@ -76,7 +70,7 @@ def test_k_of_independent_levels_reaches_their_code_length():
     assert -4 * stderr < lost.mean() < 0.01 + 4 * stderr
     assert stderr < 0.02
     # Importance sampling over trajectories, with the same edge: few trajectories, at bends of the chain, weigh less.
-    weights = likelihood.log_weights(KEY, Model(process, denoise), x_0[:256], 4, edge=grid.log_prob)
+    weights = likelihood.log_weights(KEY, model, x_0[:256], 4, edge=grid.log_prob)
     assert abs(np.median(np.asarray(weights) - exact[:256, None])) < 0.03
 
 

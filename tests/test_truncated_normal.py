@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpm_jax import Binomial, Gaussian, Model, Normal, predictions, schedules, truncated_normal
+from dpm_jax import Binomial, Gaussian, Model, predictions, schedules, truncated_normal
 from dpm_jax.distributions import Grid
+from tests.chains import independent_levels
 
 KEY = jax.random.key(0)
 GRID = Grid(-1.5, 1.0, 4)
@@ -18,15 +19,7 @@ LOG_P = np.log([0.5, 0.1, 0.15, 0.25])
 def bayes(num_timesteps, noise):
     """The denoiser that Bayes' rule makes of independent levels with the law of LOG_P."""
     process = Gaussian(schedules.geometric(num_timesteps, beta_1=(GRID.width * noise) ** 2))
-
-    def denoise(x_t, t):
-        alpha_bar, sigma2 = (values[t][:, None] for values in (process.schedule.alpha_bar, process.schedule.sigma2))
-        log_w = LOG_P - (x_t[..., None] - jnp.sqrt(alpha_bar)[..., None] * LEVELS) ** 2 / 2 / sigma2[..., None]
-        w = jax.nn.softmax(log_w)
-        mean = (w * LEVELS).sum(-1)
-        return Normal(mean, (w * (LEVELS - mean[..., None]) ** 2).sum(-1) + 1e-6)
-
-    return Model(process, denoise)
+    return independent_levels(process, LEVELS, LOG_P)
 
 
 @pytest.mark.parametrize("noise", [1 / 8, 1 / 5])

@@ -1,7 +1,7 @@
 """The binary heartbeat, our best.
 
 20 bits, a 1 every 5th, phase uniform. The network predicts the marginals of x_0 and the
-exact posteriors are mixed by them; a beta_1 of its own lifts the ceiling of the first step.
+exact posteriors are mixed by them; a small beta_1 lifts the ceiling of the first step.
 
 Paper: Sohl-Dickstein et al. 2015, section 3.1.2, Figure 2; K = -2.414 bits/sequence.
 Command: python train.py --config=heartbeat

@@ -1,6 +1,6 @@
 """Dead leaves: opaque discs of every size that fell on each other, the simplest images with edges and scales.
 
-    p(r) ~ r^-3 on [r_min, r_max]      radius, in pixels; the power at which the law has no scale of its own
+    p(r) ~ r^-3 on [r_min, r_max]      radius, in pixels; the power at which the law has no scale
     centre uniform in the plane        so the images are stationary
     intensity uniform in 0..255        of each leaf and channel by itself
     a pixel shows the topmost leaf that covers its centre

@@ -305,7 +305,7 @@ def _tiles(canvases: Sequence[tuple[str, np.ndarray]], columns: int, scale: int)
 
 
 def _panels(num: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Up to a dozen axes on a grid, of so many inches each."""
+    """Return up to a dozen axes on a grid, each of this size in inches."""
     num = min(num, 12)
     columns = min(num, 4)
     lines = -(-num // columns)

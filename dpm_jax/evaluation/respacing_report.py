@@ -25,7 +25,7 @@ __all__ = ["BUDGETS", "RespacingReport", "Row", "evaluate", "num_examples", "tab
 
 # Steps that are looked at, as far as they are fewer than T.
 BUDGETS = (250, 100, 50, 25, 10)
-# Of the table where the user does not say: so many numbers of x together; and examples at most and at least.
+# Defaults of the table of costs: the numbers of x in all examples together, and the most and the fewest examples.
 _NUMBERS, _MOST, _FEWEST = 2**14, 4096, 16
 # Times that the best are chosen from. KL terms have heavy tails: many examples choose better than many times.
 _CANDIDATES = 300

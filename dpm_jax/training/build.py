@@ -165,6 +165,7 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
     network = networks.applied(module, config.network.precision)
 
     def model(params: Params, key: Array | None = None) -> Model:
+        # The network's clock does not change with the ends; its features of levels keep the damping of `base`.
         schedule = schedules.with_ends(base, params["ends"]) if "ends" in params else base
         schedule = schedules.learned(schedule, params["schedule"]) if "schedule" in params else schedule
         made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
@@ -299,7 +300,7 @@ def _reverse(
     full = reverse.covariance == "full"
     process: Callable[[Schedule], Any] = Gaussian
     to_model: Callable[..., Model]
-    # The settings that the model takes, and what it is, where it has no variance to choose.
+    # Arguments of `to_model`; and the setting with which the variance cannot be chosen, for the error.
     arguments, user = {"prediction": reverse.prediction}, ""
     if config.kernel == "binomial":
         num_outputs, process, to_model, user = dim, Binomial, predictions.binomial, "kernel 'binomial'"
@@ -312,7 +313,7 @@ def _reverse(
             )
     elif reverse.prediction == "levels":
         if grid is None:
-            raise UserError("config.reverse.prediction: 'levels' are those of 8-bit pixels, and the data are none")
+            raise UserError("config.reverse.prediction: 'levels' is for 8-bit pixels, which these data are not")
         num_outputs, to_model = grey_levels.num_outputs(dim, grid), partial(grey_levels.gaussian, grid=grid)
         arguments, user = {}, "prediction 'levels'"
     else:
@@ -323,7 +324,7 @@ def _reverse(
         if full and config.kernel == "binomial":
             raise ValueError("covariance: 'full' is for kernel 'gaussian'")
         if user and reverse.variance != "mixed":
-            raise ValueError(f"variance: {user} has none of its own, got '{reverse.variance}'; leave it mixed")
+            raise ValueError(f"variance: must be 'mixed' with {user}, got '{reverse.variance}'")
         # Values are refused when the model is made.
         to_model(process(schedules.geometric(1)), lambda x_t, t: x_t, **arguments)
     except ValueError as error:

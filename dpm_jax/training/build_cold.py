@@ -94,10 +94,10 @@ def _check(config: ConfigDict, shape: tuple[int, ...], train: Train) -> None:
         if train.objective != "restoration":
             raise ValueError(f"train.objective: 'restoration' and kernel 'cold' go together, got '{train.objective}'")
         if config.reverse.covariance == "full":
-            raise ValueError("reverse.covariance: kernel 'cold' has none; leave it diagonal")
+            raise ValueError("reverse.covariance: must be 'diagonal' with kernel 'cold'")
         for name in ("learned", "ends_learned"):
             if config.schedule[name]:
-                raise ValueError(f"schedule.{name}: kernel 'cold' has no schedule; leave it False")
+                raise ValueError(f"schedule.{name}: must be False with kernel 'cold', which has no schedule")
         if train.emphasis or train.time_sampler == "importance":
             raise ValueError(
                 "train.objective: 'restoration' goes neither with emphasis nor with time_sampler 'importance'"

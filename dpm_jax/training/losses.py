@@ -133,7 +133,7 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
         raise UserError(f"{field}: 'limit' needs kernel 'gaussian' and reverse.variance 'mixed'")
     if name in ("simple", "hybrid"):
         if config.kernel == "binomial":
-            raise UserError(f"{field}: '{name}' predicts noise, of which kernel 'binomial' has none")
+            raise UserError(f"{field}: '{name}' predicts noise, and bits have no such noise; use kernel 'gaussian'")
         if name == "simple" and not fixed:
             raise UserError(
                 f"{field}: 'simple' teaches no variance, and reverse.variance '{config.reverse.variance}' "

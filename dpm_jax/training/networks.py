@@ -80,6 +80,7 @@ def _check_own(made: nn.Module, shape: tuple[int, ...], num_outputs: int) -> Non
 
 def init(module: nn.Module, key: Array, shape: tuple[int, ...]) -> Any:
     """Return initial parameters of a network for examples of this shape."""
+    # One program: operation by operation it takes seconds.
     return jax.jit(module.init)(key, jnp.zeros((1, *shape)), jnp.ones(1, jnp.int32))["params"]
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError
+from examples.command import exit_code
 from examples.experiments import heartbeat, mnist_cold, mnist_objectives, swiss_roll
 
 
@@ -45,18 +46,13 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, command in EXPERIMENTS.items():
         command.add_arguments(commands.add_parser(name, help=command.summary, allow_abbrev=False))
-    try:
+
+    def act() -> None:
         chosen = parser.parse_args(arguments)
         cli.set_up()
         EXPERIMENTS[chosen.name].run(chosen)
-    except (UserError, OSError) as error:
-        sys.stdout.flush()
-        print(" ".join(["error:", *str(error).split()]), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last save", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(act, "the same command resumes from the last save")
 
 
 if __name__ == "__main__":

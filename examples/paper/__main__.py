@@ -27,6 +27,7 @@ from dpm_jax.errors import UserError
 from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.training import build
 from dpm_jax.training.storage import write_json
+from examples.command import exit_code
 from examples.paper import gaussian_patches, tables
 from examples.paper.systems import SYSTEMS, System
 
@@ -75,7 +76,7 @@ def _data(system: System, given: argparse.Namespace) -> list[str]:
 
 
 def _command(name: str, *arguments: str) -> float:
-    """Run a command in a process of its own, and return how many seconds it took."""
+    """Run a command in a new process, and return its wall time in seconds."""
     began = time.monotonic()
     program = f"import sys; from dpm_jax.cli import {name}; sys.exit({name}.main(sys.argv[1:]))"
     if subprocess.run([sys.executable, "-c", program, *arguments], check=False).returncode:
@@ -99,29 +100,26 @@ def _result(system: System, given: argparse.Namespace) -> dict[str, Any]:
     return found | {"minutes": seconds / 60}
 
 
+def _run(given: argparse.Namespace) -> None:
+    """Train what has no result yet, and print and write the tables."""
+    cli.set_up()
+    chosen, path = _chosen(given), given.out / "results.json"
+    given.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for system in chosen:
+        if system.config not in results:
+            results[system.config] = _result(system, given)
+            write_json(path, results, indent=1)
+    machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, "
+    text = tables.text(results, f"{machine}jax {jax.__version__}")
+    (given.out / "tables.md").write_text(text)
+    print(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code; a `UserError` is one line on stderr."""
-    try:
-        given = _arguments(sys.argv[1:] if arguments is None else arguments)
-        cli.set_up()
-        chosen, path = _chosen(given), given.out / "results.json"
-        given.out.mkdir(parents=True, exist_ok=True)
-        results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        for system in chosen:
-            if system.config not in results:
-                results[system.config] = _result(system, given)
-                write_json(path, results, indent=1)
-        machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, "
-        text = tables.text(results, f"{machine}jax {jax.__version__}")
-        (given.out / "tables.md").write_text(text)
-        print(text)
-    except (UserError, OSError) as error:
-        print(" ".join(["error:", *str(error).split()]), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
-    return 0
+    given = _arguments(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(given), "the same command resumes")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The best Gaussian model of patches of an image: what a density knows of it that sees second moments alone."""
+"""The best Gaussian model of patches of an image, a density that knows their means and covariances alone."""
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
+from scipy import stats
 
 from dpm_jax.data import Source
 from dpm_jax.errors import UserError
@@ -36,10 +39,6 @@ def gain(key: jax.Array, source: Source) -> Estimate:
         np.asarray(patches, np.float64).reshape(len(patches), -1)
         for patches in (source.held_out(held_out_key, num), trained)
     )
-    x, seen = x - seen.mean(0), seen - seen.mean(0)
-    factor = np.linalg.cholesky(seen.T @ seen / len(seen))
-    whitened = np.linalg.solve(factor, x.T)
-    standard = x + np.asarray(trained, np.float64).reshape(len(seen), -1).mean(0)
-    log_ratio = 0.5 * ((standard**2).sum(1) - (whitened**2).sum(0)) - np.log(np.diag(factor)).sum()
-    num_pixels = int(np.prod(source.shape[:-1]))
-    return Estimate.of(log_ratio / num_pixels / np.log(2))
+    best = stats.multivariate_normal(seen.mean(0), np.cov(seen, rowvar=False))
+    log_ratio = best.logpdf(x) - stats.norm.logpdf(x).sum(1)
+    return Estimate.of(log_ratio / math.prod(source.shape[:-1]) / np.log(2))
