@@ -6,7 +6,7 @@ import pytest
 
 from dpm_jax.configs import mnist
 from dpm_jax.nets.convolution import conv
-from dpm_jax.training import build, cost, flops, mesh, step
+from dpm_jax.training import build, chips, cost, flops, mesh, step
 from tests.test_training import small
 
 
@@ -49,17 +49,17 @@ def test_a_step_costs_the_same_however_it_is_cut():
 
 
 def test_what_chips_are_known_by():
-    assert cost.chip("TPU v5 lite").flops == 197e12
-    assert cost.chip("NVIDIA H100 80GB HBM3").bandwidth == 3350e9
-    assert cost.chip("TPU v5e") == cost.chip("TPU v5 lite") != cost.chip("TPU v5") == cost.chip("TPU v5p")
-    assert cost.chip("cpu") is cost.chip("TPU v4 lite") is None
+    assert chips.chip("TPU v5 lite").flops == 197e12
+    assert chips.chip("NVIDIA H100 80GB HBM3").bandwidth == 3350e9
+    assert chips.chip("TPU v5e") == chips.chip("TPU v5 lite") != chips.chip("TPU v5") == chips.chip("TPU v5p")
+    assert chips.chip("cpu") is chips.chip("TPU v4 lite") is None
 
 
 def test_utilization_is_logged_where_the_chip_is_known(monkeypatch, tmp_path):
     from dpm_jax.training import loop
     from dpm_jax.training.metrics import read
 
-    monkeypatch.setitem(cost.CHIPS, "cpu", cost.Chip(1e12, 1e11))
+    monkeypatch.setitem(chips.CHIPS, "cpu", chips.Chip(1e12, 1e11, 1e9))
     built, source = small()
     loop.train(built, source, tmp_path)
     state = jax.eval_shape(lambda: mesh.shard(step.init(built)))

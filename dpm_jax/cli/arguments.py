@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ import jax
 import matplotlib
 from absl import flags, logging
 from absl.flags import FlagValues
+from ml_collections import ConfigDict
 
 from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
-from dpm_jax.training import mesh
+from dpm_jax.training import cost, mesh
+from dpm_jax.training import pod as pods
 from dpm_jax.training.checkpoints import Which
 from dpm_jax.training.hosts import wait_for_all
+from dpm_jax.training.programs import Program
 from dpm_jax.training.storage import Staged
 
-__all__ = ["Definitions", "checkpoint", "mesh_context", "outputs", "run", "set_up"]
+__all__ = ["Definitions", "checkpoint", "mesh_context", "outputs", "pod", "print_cost", "run", "set_up"]
 
 # Seconds that a process which has failed waits for the others, before they are ended too.
 _PATIENCE = 10
@@ -55,6 +58,15 @@ class Definitions:
             "checkpoint",
             "newest",
             "Checkpoint to load: newest, best (on validation examples), or the number of a step.",
+        )
+
+    def dry_run(self, what: str) -> None:
+        """Define --dry_run and --topology, which `pod` and `print_cost` read."""
+        self.boolean("dry_run", False, f"Whether to compile {what}, print what it costs, and do nothing else.")
+        self.string(
+            "topology",
+            None,
+            "TPUs that --dry_run compiles for, such as v5e:2x4 or v4:2x2x4; they need not be here (the devices here).",
         )
 
     def common(self) -> None:
@@ -188,21 +200,62 @@ def checkpoint(given: FlagValues) -> Which:
     return int(text) if text.isdecimal() else text
 
 
-def mesh_context(settings: Any, batch_size: int | None = None) -> AbstractContextManager[Any]:
-    """Return the context in which the mesh of all devices is set.
+def pod(given: FlagValues) -> list[Any] | None:
+    """Return the devices that --topology names, None where there is none; to be called before JAX has looked for any.
+
+    Raises:
+      UserError: as `pod.devices`, or if nothing would be compiled for them.
+    """
+    if given.topology is None:
+        return None
+    if not given.dry_run:
+        raise UserError("--topology: needs --dry_run")
+    return pods.devices(given.topology)
+
+
+def print_cost(
+    program: Callable[..., Program], devices: list[Any] | None, settings: Any = None, batch_size: int | None = None
+) -> None:
+    """Compile a program, and print what it costs.
+
+    Args:
+      program: on= -> the program, see `programs`.
+      devices: as of `pod`.
+      settings: as of `mesh_context`; all devices along the first axis if None.
+      batch_size: as of `mesh_context`.
+
+    Raises:
+      UserError: as `mesh_context`, or if it does not fit.
+    """
+    settings = settings or ConfigDict({"data": -1, "fsdp": 1})
+    with ExitStack() as context:
+        on = context.enter_context(mesh_context(settings, batch_size, devices))
+        compiled = program(on=on)
+        print(cost.table(compiled, cost.measure(compiled, devices)))
+
+
+def mesh_context(
+    settings: Any, batch_size: int | None = None, devices: list[Any] | None = None
+) -> AbstractContextManager[Any]:
+    """Return the context in which the mesh of all devices is set; it yields that of a pod.
 
     Args:
       settings: `data` and `fsdp`, see `mesh.make`.
       batch_size: number of examples that the devices must divide, if any.
+      devices: of a `pod`; those that are here if None.
 
     Raises:
       UserError: if the axes do not multiply to the devices, or the devices do not divide the batch.
     """
     try:
-        context = mesh.over_all_devices(settings.data, settings.fsdp)
+        context = (
+            mesh.over_all_devices(settings.data, settings.fsdp)
+            if devices is None
+            else pods.meshed(mesh.make(settings.data, settings.fsdp, devices))
+        )
     except ValueError as error:
         raise UserError(f"config.{error}") from None
-    num = jax.device_count()
+    num = jax.device_count() if devices is None else len(devices)
     if batch_size is not None and batch_size % num:
         raise UserError(
             f"config.train.batch_size: each part of it (train.accumulate) must be divisible by the {num} devices, got "

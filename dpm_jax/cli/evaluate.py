@@ -15,6 +15,7 @@ own examples; --against writes comparison.json and comparison.png alone.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from dpm_jax.evaluation import (
 )
 from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.run import Run
-from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
+from dpm_jax.training import build, experiment, loop, mesh, programs, storage, workdir
 from dpm_jax.training.hosts import decided_by_first, together
 
 # Sections of evaluation.json, and names of the other files written.
@@ -92,10 +93,12 @@ def _define(flag: cli.Definitions) -> None:
         "Workdir to compare with instead, at the same --checkpoint: K on the same examples and noise (none).",
     )
     flag.integer("seed", None, "Seed of examples and noise (the config's seed + 1).", 0, 2**32 - 1)
+    flag.dry_run("the bound of --num_examples examples at one t")
 
 
 def _evaluate(given: FlagValues) -> None:
     with together():
+        pod = cli.pod(given)
         which = cli.checkpoint(given)
         where = storage.folder(given.workdir)
         description = workdir.read(where)
@@ -104,6 +107,10 @@ def _evaluate(given: FlagValues) -> None:
         if num_examples < 2:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(given, config.kernel == "cold")
+        if given.dry_run:
+            built = build.experiment(config, description.shape, description.standardization.grid)
+            cli.print_cost(partial(programs.evaluation, built, num_examples), pod)
+            return
         if given.ais_k and config.edge == "grid" and given.examples is None:
             raise UserError("--ais_k: with config.edge 'grid' it goes with --examples alone; leave it out")
         source = None
@@ -146,7 +153,7 @@ def _check_flags(given: FlagValues, cold: bool) -> None:
         for name in ("parzen", "ais_examples", "respacing", also):
             if given[instead].value is not None and given[name].present:
                 raise UserError(f"--{name}: does not go with --{instead}")
-    for name in ("ais_k", "ais_examples", "respacing", "examples", "against"):
+    for name in ("ais_k", "ais_examples", "respacing", "examples", "against", "dry_run"):
         if cold and given[name].present:
             raise UserError(f"--{name}: a cold chain has no likelihood")
 

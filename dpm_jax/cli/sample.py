@@ -14,6 +14,7 @@ the arrays `mean`, `observed`, `mask`, and `truth` where it is known.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.errors import UserError, writing
 from dpm_jax.evaluation import examples, figures, masks, observations, plots, posterior_samples, scores, short_chains
 from dpm_jax.evaluation.samples import draw, seconds
-from dpm_jax.training import build, experiment, loop, mesh, storage, workdir
+from dpm_jax.training import build, experiment, loop, mesh, programs, storage, workdir
 from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
 
@@ -53,6 +54,7 @@ def _define(flag: cli.Definitions) -> None:
     flag.integer("chunk_size", None, "Number of samples drawn at a time, with the same result (what fits in memory).")
     flag.integer("size", None, "Side of the images (that of the training data).")
     flag.integer("seed", 0, "Seed of the samples.", 0, 2**32 - 1)
+    flag.dry_run("a reverse step of --num_samples samples")
     flag.boolean("png", False, "Whether to write each image as a file, 0000.png and so on, too.")
     flag.boolean("gif", False, "Whether to write the path from noise to samples as an animation, too.")
 
@@ -94,12 +96,16 @@ def _define(flag: cli.Definitions) -> None:
 
 def _sample(given: FlagValues) -> None:
     with together():
+        pod = cli.pod(given)
         _check_flags(given)
         which = cli.checkpoint(given)
         where = storage.folder(given.workdir)
         description = workdir.read(where)
         built = _build(given, description)
         shape = _shape(given, built)
+        if given.dry_run:
+            cli.print_cost(partial(programs.reverse_step, built, _num(given, shape), shape), pod)
+            return
         if given.png and len(shape) != 3:
             raise UserError("--png: is for images")
         if given.gif and not built.binary and len(shape) == 1 and shape[0] < 2:
@@ -131,6 +137,14 @@ def _shape(given: FlagValues, built: experiment.Experiment) -> tuple[int, ...]:
     return (given.size, given.size, built.shape[-1])
 
 
+def _num(given: FlagValues, shape: tuple[int, ...]) -> int:
+    """Return the number of samples of the model itself."""
+    if given.num_samples is None:
+        return 64 if len(shape) == 3 else 1000
+    num: int = given.num_samples
+    return num
+
+
 def _check_flags(given: FlagValues) -> None:
     for name in ("num_samples", "chunk_size", "size"):
         value: int | None = given[name].value
@@ -158,7 +172,7 @@ def _check_flags(given: FlagValues) -> None:
     for name, fits, needs in needed:
         if given[name].present and not fits:
             raise UserError(f"--{name}: needs {needs}")
-    for name in ("size", "gif", "png", "chunk_size"):
+    for name in ("size", "gif", "png", "chunk_size", "dry_run"):
         if conditional and given[name].present:
             raise UserError(f"--{name}: cannot be used with --denoise or --inpaint")
     if given.denoise is not None and given.noise_sigma is None:
@@ -286,7 +300,7 @@ def _sample_model(
     """Sample the model itself, and return the names of the files written."""
     key, num_timesteps = jax.random.key(given.seed), built.model(params).num_timesteps
     shape, binary = _shape(given, built), built.binary
-    num = (64 if len(shape) == 3 else 1000) if given.num_samples is None else given.num_samples
+    num = _num(given, shape)
     wait = seconds(built, params, num, shape, given.chunk_size)
     if wait >= _LONG:
         print(f"about {wait:.0f} s for {num} samples, and compilation", flush=True)

@@ -9,6 +9,7 @@ The same command again resumes from the last checkpoint. Ctrl-C and SIGTERM save
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
 from dpm_jax.evaluation import figures, plots, report, report_plots, restoration_report
 from dpm_jax.evaluation.estimate import keyed
-from dpm_jax.training import build, cost, loop, parts, storage, warm_start, workdir
+from dpm_jax.training import build, feed, loop, parts, programs, storage, warm_start, workdir
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import profile as trace
 from dpm_jax.training.experiment import Experiment, Params
@@ -43,7 +44,7 @@ def _define(flag: cli.Definitions) -> None:
     flag.string("workdir", None, "Folder that everything is written into (runs/NAME for --config=NAME).")
     flag.string("init_from", None, "Workdir of another run, from whose averaged parameters a new run starts (none).")
     flag.string("profile_steps", None, "FIRST:LAST, steps to trace into WORKDIR/profile, for TensorBoard (none).")
-    flag.boolean("dry_run", False, "Whether to compile, print the cost of a step, and train nothing.")
+    flag.dry_run("a train step")
     flag.boolean("debug_nans", False, "Whether to stop at the operation that makes the first NaN, and name it.")
     flag.string("data_dir", None, "Folder with data files (none; generated data need no files).")
     flag.boolean("download", False, "Whether to make a missing --data_dir and download the TFDS dataset into it.")
@@ -51,6 +52,7 @@ def _define(flag: cli.Definitions) -> None:
 
 def _train(given: FlagValues) -> None:
     with ExitStack() as context:
+        pod = cli.pod(given)
         if given.debug_nans:
             context.enter_context(jax.debug_nans(True))
         with together():
@@ -61,11 +63,13 @@ def _train(given: FlagValues) -> None:
             built = build.experiment(config, source.shape, source.standardization.grid)
             where = storage.folder(given.workdir or f"runs/{name}")
             profile = None if given.profile_steps is None else trace.steps(given.profile_steps)
-        context.enter_context(cli.mesh_context(config.mesh, config.train.batch_size // config.train.accumulate))
+            part = config.train.batch_size // config.train.accumulate
         if given.dry_run:
             print(summary(built))
-            print(cost.table(loop.dry_run(built, source), config.train.batch_size))
+            data = feed.open_feed(source.supply, config.seed, config.train.batch_size, 0, 1)
+            cli.print_cost(partial(programs.train_step, built, data), pod, config.mesh, part)
             return
+        context.enter_context(cli.mesh_context(config.mesh, part))
 
         newest, initial = loop.newest_step(where) or 0, None
         if given.init_from is not None and not newest:

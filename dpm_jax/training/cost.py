@@ -1,72 +1,58 @@
-"""The cost of a train step before it runs, and the share of a chip's peak that it reaches."""
+"""The cost of a program before it runs, and the share of a chip's peak that it can reach."""
 
 from __future__ import annotations
 
+import math
+import time
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dpm_jax.training import flops
+from dpm_jax.errors import UserError
+from dpm_jax.training import flops, hlo
 from dpm_jax.training import step as step_lib
+from dpm_jax.training.chips import CHIPS, Chip, chip
 from dpm_jax.training.experiment import Experiment
-from dpm_jax.training.feed import Feed
+from dpm_jax.training.hlo import Collective
+from dpm_jax.training.programs import Program
 from dpm_jax.training.step import TrainState
 
-__all__ = ["CHIPS", "Chip", "Cost", "chip", "measure", "step_flops", "table"]
-
-
-class Chip(NamedTuple):
-    """Peak rates of a device, as its maker states them.
-
-    Attributes:
-      flops: operations a second of its matrix units, bfloat16.
-      bandwidth: bytes a second to and from its memory.
-    """
-
-    flops: float
-    bandwidth: float
-
-
-# As JAX names TPUs, of which some have two names; of GPUs a part of the name.
-CHIPS = {
-    "TPU v4": Chip(275e12, 1228e9),
-    "TPU v5 lite": Chip(197e12, 819e9),
-    "TPU v5p": Chip(459e12, 2765e9),
-    "TPU v6 lite": Chip(918e12, 1640e9),
-    "A100": Chip(312e12, 2039e9),
-    "H100": Chip(989e12, 3350e9),
-    "H200": Chip(989e12, 4800e9),
-}
-_ALSO = {"TPU v5e": "TPU v5 lite", "TPU v5": "TPU v5p", "TPU v6e": "TPU v6 lite"}
+__all__ = ["Cost", "compiled", "measure", "step_flops", "table"]
 
 
 class Cost(NamedTuple):
-    """Cost of one optimizer step, on each device.
+    """Cost of a program, on each device.
 
     Attributes:
       flops: operations of matrix products and convolutions; see `flops.count`.
-      xla_flops: operations of all kinds, as XLA counts them for this backend: the body of a loop once.
-      traffic: bytes that go to and from memory, as XLA counts them.
-      arguments: bytes of state and batches that are put in.
-      temporary: bytes besides, while it runs.
+      passes: the same, each counted as often as a TPU goes through its matrix units for its precision.
+      xla_flops: operations of all kinds, as XLA counts them for the backend: the body of a loop once.
+      traffic: bytes that go to and from memory, as XLA counts them: on TPUs with those that stay on the chip.
+      memory: of these, bytes that leave the chip; as many as `traffic` where the compiler does not say. In the bodies
+        of loops none.
+      cycles: of the chip's clock, as the compiler estimates; 0 where it does not.
+      arguments: bytes that are put in, such as state and batches.
+      temporary: bytes besides, while it runs, its results where they do not take the place of arguments.
+      collectives: what devices send each other.
       num_devices: how many of them.
+      device_kind: as JAX names it.
+      seconds: that compilation took.
     """
 
     flops: float
+    passes: float
     xla_flops: float
     traffic: float
+    memory: float
+    cycles: int
     arguments: int
     temporary: int
+    collectives: tuple[Collective, ...]
     num_devices: int
-
-
-def chip(device_kind: str) -> Chip | None:
-    """Return the peak rates of a device; None if it is unknown."""
-    if device_kind.startswith("TPU"):
-        return CHIPS.get(_ALSO.get(device_kind, device_kind))
-    return next((value for name, value in CHIPS.items() if name in device_kind), None)
+    device_kind: str
+    seconds: float
 
 
 def step_flops(experiment: Experiment, state: TrainState) -> float:
@@ -75,41 +61,100 @@ def step_flops(experiment: Experiment, state: TrainState) -> float:
     return flops.count(partial(step_lib.train_step, experiment), state, jax.random.key(0), x_0)
 
 
-def measure(experiment: Experiment, data: Feed, state: TrainState) -> Cost:
-    """Compile the train step, and ask XLA.
+def compiled(program: Program, devices: list[Any] | None = None) -> jax.stages.Compiled:
+    """Compile a program, see `measure`."""
+    found = jax.devices() if devices is None else devices
+    lowered = jax.jit(program.function, donate_argnums=program.donated).lower(*program.arguments)
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error).split("RESOURCE_EXHAUSTED: ", 1)[1].splitlines()[0]
+        raise UserError(
+            f"{program.title} does not fit on {len(found)} x {found[0].device_kind}: {said} Take more chips, or raise "
+            "mesh.fsdp or train.accumulate, or set network.unet.remat"
+        ) from None
+
+
+def measure(program: Program, devices: list[Any] | None = None) -> Cost:
+    """Compile a program, and ask XLA.
 
     Args:
-      experiment: what would be trained.
-      data: its feed; a batch is taken.
-      state: shapes, dtypes and places of the state.
+      program: what would run.
+      devices: of a `pod`, whose mesh is set; those that are here if None.
+
+    Raises:
+      UserError: if it needs more memory than the devices have.
     """
-    run_steps: Any = step_lib.make_run_steps(experiment, data.draw)
-    compiled = run_steps.lower(state, 1, data.take(1)).compile()
-    plan, counted = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    num = jax.device_count()
+    found = jax.devices() if devices is None else devices
+    count = partial(flops.count, program.function, *program.arguments)
+    begin = time.perf_counter()
+    made = compiled(program, devices)
+    seconds = time.perf_counter() - begin
+    plan: Any
+    plan, counted = made.memory_analysis(), made.cost_analysis() or {}
+    text = made.as_text() or ""
+    operations = hlo.operations(text)
+    cycles, traffic = sum(operation.cycles for operation in operations), float(counted.get("bytes accessed", math.nan))
     return Cost(
-        flops=step_flops(experiment, state) / num,
-        # The steps of a dispatch are a loop.
-        xla_flops=float(counted.get("flops", float("nan"))),
-        traffic=float(counted.get("bytes accessed", float("nan"))),
+        flops=count() / len(found),
+        passes=count(passes=True) / len(found),
+        xla_flops=float(counted.get("flops", math.nan)),
+        traffic=traffic,
+        memory=float(sum(operation.num_bytes for operation in operations)) if cycles else traffic,
+        cycles=cycles,
         arguments=int(plan.argument_size_in_bytes),
-        temporary=int(plan.temp_size_in_bytes),
-        num_devices=num,
+        temporary=int(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes),
+        collectives=hlo.collectives(text),
+        num_devices=len(found),
+        device_kind=found[0].device_kind,
+        seconds=seconds,
     )
 
 
-def table(cost: Cost, batch_size: int) -> str:
+def table(program: Program, cost: Cost) -> str:
     """For the screen."""
+    known = chip(cost.device_kind)
     lines = [
-        f"a step of {batch_size} examples on {cost.num_devices} x {jax.devices()[0].device_kind}, of each device:",
+        f"{program.title} on {cost.num_devices} x {cost.device_kind}, compiled in {cost.seconds:.0f} s; each device:",
         f"  {cost.flops:.3g} FLOP in matrix products and convolutions; {cost.xla_flops:.3g} of all kinds as XLA counts "
         "them, bodies of loops once",
-        f"  {cost.arguments / 2**20:,.1f} MiB of state and batches, {cost.temporary / 2**20:,.1f} MiB besides; "
-        f"{cost.traffic / 2**20:,.1f} MiB to and from memory, as XLA counts them",
-        "  an estimate for one device, of its peak in bfloat16 and that traffic, whichever takes longer:",
+        f"  {cost.arguments / 2**20:,.1f} MiB of arguments, {cost.temporary / 2**20:,.1f} MiB besides"
+        + (f", of {known.memory / 2**20:,.0f} MiB" if known else "")
+        + f"; {cost.traffic / 2**20:,.1f} MiB read and written, as XLA counts them",
     ]
+    for kind in cost.collectives:
+        lines.append(f"  {kind.num} x {kind.name}, {kind.num_bytes / 2**20:,.3g} MiB")
+    if known:
+        return "\n".join([*lines, *_roofline(cost, known)])
+    lines.append("  an estimate for one device, of its peak in bfloat16 and that traffic, whichever takes longer:")
     for name, best in CHIPS.items():
-        computing, moving = cost.flops / best.flops, cost.traffic / best.bandwidth
-        slower = max(computing, moving)
-        lines.append(f"    {name:<12} {1e3 * slower:>9.3g} ms a step, utilization {100 * computing / slower:>5.1f} %")
+        slower = max(cost.flops / best.flops, cost.traffic / best.bandwidth)
+        share = 100 * cost.flops / best.flops / slower
+        lines.append(f"    {name:<12} {1e3 * slower:>9.3g} ms, utilization {share:>5.1f} %")
     return "\n".join(lines)
+
+
+def _roofline(cost: Cost, best: Chip) -> list[str]:
+    """Lines of what the device's rates allow, and of what the compiler expects."""
+    limits = {
+        "compute": (cost.passes / best.flops, "at the peak of its matrix units, for the precision of each product"),
+        "memory": (cost.memory / best.bandwidth, f"to move {cost.memory / 2**20:,.1f} MiB to and from its memory"),
+    }
+    if best.link:
+        # Around one ring, both ways; a reduction goes around twice.
+        sent = sum(kind.num_bytes * (2 if kind.name == "all-reduce" else 1) for kind in cost.collectives)
+        limits["links"] = (sent / (2 * best.link), "to send that over its links, around one ring")
+    bound, (slowest, _) = max(limits.items(), key=lambda item: item[1][0])
+    lines = [f"  {1e3 * seconds:>9.3g} ms {what}" for seconds, what in limits.values()]
+    lines.append(f"  at best {_rate(cost, best, slowest)}; bound by {bound}")
+    if best.clock and cost.cycles:
+        expected = _rate(cost, best, cost.cycles / best.clock)
+        lines.append(f"  {expected}, by the compiler's estimate of each operation, links aside")
+    return lines
+
+
+def _rate(cost: Cost, best: Chip, seconds: float) -> str:
+    share = 100 * cost.flops / best.flops / seconds
+    return f"{1e3 * seconds:.3g} ms, {1 / seconds:,.0f} a second, {share:.1f} % of peak in bfloat16"

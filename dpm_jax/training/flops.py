@@ -11,12 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 __all__ = ["count"]
 
 
-def count(function: Callable[..., Any], *args: Any) -> float:
+# Passes through matrix units for bfloat16 that products of float32 take on TPUs; one at the default precision.
+_PASSES = {jax.lax.Precision.HIGHEST: 6, jax.lax.Precision.HIGH: 3}
+
+
+def count(function: Callable[..., Any], *args: Any, passes: bool = False) -> float:
     """Operations of `function(*args)`; a multiplication and its addition are two.
 
     Of branches the costliest counts; of those for several platforms that of the ones not named. The body of a `while`,
@@ -25,25 +30,31 @@ def count(function: Callable[..., Any], *args: Any) -> float:
     Args:
       function: traceable.
       args: arrays, or their shapes and dtypes.
+      passes: whether each counts as often as TPUs go through their matrix units, which take bfloat16, for its
+        precision.
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr, passes)
 
 
-def _of_jaxpr(jaxpr: Jaxpr) -> float:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _of_jaxpr(jaxpr: Jaxpr, passes: bool) -> float:
+    return sum(_of_equation(equation, passes) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _of_equation(equation: Any, passes: bool) -> float:
     name, params = equation.primitive.name, equation.params
+    times = 1
+    if passes and "precision" in params and equation.invars[0].aval.dtype == jnp.float32:
+        wanted = params["precision"]
+        times = _PASSES.get(wanted[0] if isinstance(wanted, tuple) else wanted, 1)
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return 2.0 * float(equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted))
+        return 2.0 * times * float(equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted))
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * float(equation.outvars[0].aval.size * kernel.size / outputs)
-    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(params)]
+        return 2.0 * times * float(equation.outvars[0].aval.size * kernel.size / outputs)
+    inner = [_of_jaxpr(jaxpr, passes) for jaxpr in _inner(params)]
     if name == "scan":
         return float(params["length"]) * sum(inner)
     if name == "cond":

@@ -16,21 +16,21 @@ from tqdm import tqdm
 
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.training import cost, feed, mesh
+from dpm_jax.training import chips, cost, feed, mesh
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints, Which
-from dpm_jax.training.cost import Cost
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.hosts import decided_by_first, together
 from dpm_jax.training.metrics import MetricsWriter
 from dpm_jax.training.profile import Profile
+from dpm_jax.training.programs import abstract_state
 from dpm_jax.training.progress import bar
-from dpm_jax.training.step import Progress, TrainState
+from dpm_jax.training.step import Progress
 from dpm_jax.training.stop import StopSignal
 from dpm_jax.training.validation import Validation, difference, validate
 from dpm_jax.units import bits, num_parts
 
-__all__ = ["Result", "dry_run", "load_params", "newest_step", "train"]
+__all__ = ["Result", "load_params", "newest_step", "train"]
 
 
 class Result(NamedTuple):
@@ -96,7 +96,7 @@ def train(
             start = jax.jit(lambda params: mesh.shard(step_lib.init(experiment, jax.tree.map(jnp.array, params))))
             state = start(initial)
         else:
-            state = checkpoints.restore(_abstract_state(experiment))
+            state = checkpoints.restore(abstract_state(experiment))
             report(f"going on from step {int(state.step)} in {workdir}")
         step = int(state.step)
         data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, step, settings.log_every)
@@ -159,13 +159,6 @@ def _interrupted(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(checkpoints.kept()) from None
-
-
-def dry_run(experiment: Experiment, source: Source) -> Cost:
-    """Return the cost of a step of `train`."""
-    settings = experiment.train
-    data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, 0, settings.log_every)
-    return cost.measure(experiment, data, _abstract_state(experiment))
 
 
 class _Log:
@@ -284,7 +277,7 @@ def load_params(
       UserError: if there is none.
     """
     with Checkpoints(workdir, read_only=True, report=report) as checkpoints:
-        state = checkpoints.restore(_abstract_state(experiment), which)
+        state = checkpoints.restore(abstract_state(experiment), which)
     return int(state.step), step_lib.averaged_params(experiment, state)
 
 
@@ -294,18 +287,10 @@ def newest_step(workdir: Path) -> int | None:
         return checkpoints.latest()
 
 
-def _abstract_state(experiment: Experiment) -> TrainState:
-    """Shapes, dtypes and places of the state here and now: it may come from a machine with other devices."""
-    shapes = jax.eval_shape(lambda: step_lib.init(experiment))
-    return jax.tree.map(  # type: ignore[no-any-return]
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.placement(a.shape)), shapes
-    )
-
-
 def _best_rate(experiment: Experiment) -> float | None:
     """Return steps a second if all devices did matrix products alone at their best; None for unknown devices."""
-    chip = cost.chip(jax.devices()[0].device_kind)
-    return chip and jax.device_count() * chip.flops / cost.step_flops(experiment, _abstract_state(experiment))
+    chip = chips.chip(jax.devices()[0].device_kind)
+    return chip and jax.device_count() * chip.flops / cost.step_flops(experiment, abstract_state(experiment))
 
 
 def _writer(workdir: Path, step: int) -> AbstractContextManager[MetricsWriter | None]:

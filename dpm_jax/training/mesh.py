@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -39,24 +40,25 @@ _SMALLEST = 2**14
 Tree = TypeVar("Tree")
 
 
-def make(data: int = -1, fsdp: int = 1) -> Mesh:
+def make(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh of all devices of all processes, with the axes `AXES`.
 
     Args:
       data: devices along the first axis; -1: as many as are left.
       fsdp: along the second, likewise.
+      devices: others than those that are here.
 
     Raises:
       ValueError: if the two do not multiply to the number of devices.
     """
-    num = jax.device_count()
+    num = jax.device_count() if devices is None else len(devices)
     if data == -1:
         data = max(num // fsdp, 1) if fsdp > 0 else 1
     if fsdp == -1:
         fsdp = max(num // data, 1)
     if data < 1 or fsdp < 1 or data * fsdp != num:
         raise ValueError(f"mesh: data {data} x fsdp {fsdp} must be the {num} devices there are")
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def over_all_devices(data: int = -1, fsdp: int = 1) -> AbstractContextManager[Any]:
@@ -105,12 +107,17 @@ def sharding(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
 
 
-def placement(shape: tuple[int, ...]) -> Sharding:
-    """Where `shard` puts an array of this shape; on the first device where there is no mesh."""
-    mesh = _ambient()
-    if mesh is None:
+def placement(shape: tuple[int, ...], on: Mesh | None = None) -> Sharding:
+    """Where `shard` puts an array of this shape; on the first device where there is no mesh.
+
+    Args:
+      shape: of the array.
+      on: a mesh of other devices than those that are here; the mesh that is set if None.
+    """
+    if on is None and _ambient() is None:
         return SingleDeviceSharding(jax.devices()[0])
-    return NamedSharding(jax.sharding.get_mesh(), sharding(shape, mesh.shape["fsdp"]))
+    mesh = on or jax.sharding.get_mesh()
+    return NamedSharding(mesh, sharding(shape, mesh.shape["fsdp"]))
 
 
 def shard(state: Tree) -> Tree:

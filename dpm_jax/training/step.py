@@ -14,7 +14,16 @@ from jax import Array
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Memory, Params, streams
 
-__all__ = ["Progress", "TrainState", "averaged_params", "init", "make_run_steps", "no_progress", "train_step"]
+__all__ = [
+    "Progress",
+    "TrainState",
+    "averaged_params",
+    "init",
+    "make_run_steps",
+    "next_step",
+    "no_progress",
+    "train_step",
+]
 
 
 class TrainState(NamedTuple):
@@ -141,6 +150,16 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
     return new_state._replace(step=state.step + 1), loss, grad_norm
 
 
+def next_step(
+    experiment: Experiment, draw: Callable[[Array, Any], Array], state: TrainState, batch: Any
+) -> tuple[TrainState, Array, Array]:
+    """Return (new state, loss, gradient norm) of the run's next step, on a batch `draw(key, batch)`."""
+    train_key = streams(experiment.seed).train
+    data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, state.step))
+    new_state, loss, grad_norm = train_step(experiment, state, noise_key, mesh.spread(draw(data_key, batch)))
+    return mesh.shard(new_state), loss, grad_norm
+
+
 def averaged_params(experiment: Experiment, state: TrainState) -> Params:
     """Return the exponential moving average of the parameters, corrected for its start (exact from step 1)."""
     decay = experiment.ema_decay
@@ -165,7 +184,6 @@ def make_run_steps(
     def run_steps(
         state: TrainState, num: int, batches: Any = None, so_far: Progress | None = None
     ) -> tuple[TrainState, Progress]:
-        train_key = streams(experiment.seed).train
         end = state.step + num
         start = state.step
 
@@ -175,11 +193,10 @@ def make_run_steps(
 
         def advance(carry: tuple[TrainState, Progress]) -> tuple[TrainState, Progress]:
             state, progress = carry
-            data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, state.step))
-            x_0 = mesh.spread(draw(data_key, jax.tree.map(lambda a: a[state.step - start], batches)))
-            new_state, loss, grad_norm = train_step(experiment, state, noise_key, x_0)
+            batch = jax.tree.map(lambda a: a[state.step - start], batches)
+            new_state, loss, grad_norm = next_step(experiment, draw, state, batch)
             finite = new_state.skipped == 0
-            return mesh.shard(new_state), Progress(
+            return new_state, Progress(
                 total_loss=progress.total_loss + jnp.where(finite, loss, 0),
                 total_grad_norm=progress.total_grad_norm + jnp.where(finite, grad_norm, 0),
                 num_updates=progress.num_updates + jnp.where(finite, 1, 0),

@@ -1,0 +1,153 @@
+"""Programs compiled by TPU's compiler for pods that are not here: that they fit, and what their chips send."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dpm_jax.training import flops, hlo
+from dpm_jax.training.hlo import Collective
+from tests.commands import refused, run
+
+ROOT = Path(__file__).parent.parent
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs TPU's compiler: pip install libtpu"
+)
+
+
+def test_collectives_by_hand():
+    text = """
+      %all-reduce.1 = (f32[]{:T(128)}, f32[32]{0:T(128)S(1)}, /*index=2*/bf16[3,3,4,32]{3,2,1,0}) all-reduce(%a, %b, %c)
+      %all-reduce.2 = f32[7]{0} all-reduce(%d), channel_id=4, replica_groups=mesh['axis_0'=4] {'axis_0'}
+      %all-gather-start.1 = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%e), dimensions={0}
+      %all-gather-done.1 = f32[8,8]{1,0} all-gather-done(%all-gather-start.1)
+      %fusion.1 = f32[8]{0} fusion(%all-gather-done.1), calls=%all-reduce.9
+    """
+    assert hlo.collectives(text) == (
+        Collective("all-reduce", 2, 4 + 4 * 32 + 2 * 3 * 3 * 4 * 32 + 4 * 7),
+        Collective("all-gather", 1, 4 * 64),
+    )
+    assert hlo.collectives("%a = f32[2]{0} add(%b, %c)") == ()
+
+
+def test_what_leaves_the_chip_by_hand():
+    text = """HloModule jit_step
+%fused (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %b = f32[8]{0} add(%a, %a)
+}
+
+ENTRY %main (p.0: f32[8], p.1: bf16[4,8]) -> f32[8] {
+  %p.0 = f32[8]{0:T(128)} parameter(0)
+  %p.1 = bf16[4,8]{1,0} parameter(1)
+  %slice-start = ((bf16[4,8]{1,0}), bf16[2,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p.1), slice={[0:2], [0:8]}
+  %slice-done = bf16[2,8]{1,0:S(1)} slice-done(%slice-start)
+  %copy-start = (f32[8]{0:S(1)}, f32[8]{0}, u32[]{:S(2)}) copy-start(%p.0)
+  %copy-done = f32[8]{0:S(1)} copy-done(%copy-start)
+  %kept = f32[8]{0:S(1)} fusion(%copy-done), calls=%fused, backend_config={"estimated_cycles":"7"}
+  ROOT %out = f32[8]{0} fusion(%kept, %p.0), calls=%fused, metadata={op_name="jit(step)/add"}
+}
+"""
+    assert hlo.operations(text) == [
+        hlo.Operation("slice-start", "", 2 * 16, 0),
+        hlo.Operation("copy-start", "", 32, 0),
+        hlo.Operation("fusion", "", 0, 7),
+        hlo.Operation("fusion", "jit(step)/add", 64, 0),
+    ]
+
+
+@pytest.mark.parametrize(("precision", "times"), [(None, 1), ("default", 1), ("high", 3), ("highest", 6)])
+def test_products_of_float32_count_as_often_as_the_matrix_units_are_gone_through(precision, times):
+    a = jnp.ones((5, 5))
+
+    def product(a):
+        return jnp.matmul(a, a, precision=precision)
+
+    assert flops.count(product, a, passes=True) == times * flops.count(product, a) == times * 2 * 5**3
+    assert flops.count(product, a.astype(jnp.bfloat16), passes=True) == 2 * 5**3
+    x, kernel = jnp.ones((1, 3, 4, 4)), jnp.ones((2, 3, 3, 3))
+
+    def convolution(x, kernel):
+        return jax.lax.conv(x, kernel, (1, 1), "SAME", precision=precision)
+
+    assert flops.count(convolution, x, kernel, passes=True) == times * flops.count(convolution, x, kernel) > 0
+
+
+def test_a_topology_is_for_a_dry_run():
+    refused(run("train", "--topology=v5e:2x4"), "--topology", "needs --dry_run")
+
+
+def dry_run(command, *arguments):
+    """Run in a process of its own, and return what is printed, and the bytes that chips send by operation."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / f"{command}.py"), "--dry_run", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    sent = {}
+    for line in done.stdout.splitlines():
+        words = line.split()
+        if len(words) == 5 and words[1] == "x" and words[-1] == "MiB":
+            sent[words[2].rstrip(",")] = float(words[3]) * 2**20
+    return done.stdout, sent
+
+
+@needs_compiler
+def test_a_topology_that_there_is_not_is_refused():
+    done = subprocess.run(
+        [sys.executable, "train.py", "--dry_run", "--topology=v5e:3x7"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "error: --topology: must be such as v5e:2x4 or v4:2x2x4, got 'v5e:3x7'" in done.stderr
+
+
+@needs_compiler
+def test_gradients_alone_are_sent_between_the_chips_of_two_hosts():
+    told, sent = dry_run("train", "--topology=v5e:2x4")
+    assert "a step of 1024 examples on 8 x TPU v5 lite" in told
+    num_params = int(told.split(" parameters")[0].split()[-1].replace(",", ""))
+    assert set(sent) == {"all-reduce"}
+    # And the loss; three digits are printed.
+    assert sent["all-reduce"] == pytest.approx(4 * num_params, rel=0.01)
+    assert "by the compiler's estimate of each operation" in told
+
+
+@needs_compiler
+def test_data_and_noise_are_made_on_the_chip_that_uses_them(tmp_path):
+    code = """
+import sys
+from dpm_jax.cli import arguments, config_file
+from dpm_jax.training import build, cost, feed, pod, programs
+devices = pod.devices("v5e:2x4")
+config = config_file.read("swiss_roll").config
+source = build.source(config)
+built = build.experiment(config, source.shape, source.standardization.grid)
+with arguments.mesh_context(config.mesh, None, devices) as on:
+    program = programs.train_step(built, feed.open_feed(source.supply, 0, config.train.batch_size, 0, 1), on)
+    open(sys.argv[1], "w").write(cost.compiled(program, devices).as_text())
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "hlo.txt")], cwd=ROOT, check=True, capture_output=True)
+    text = (tmp_path / "hlo.txt").read_text()
+    # Of 1024 examples each of 8 chips has 128.
+    assert "f32[128,2]" in text
+    assert "[1024,2]" not in text
+
+
+@needs_compiler
+def test_parameters_that_are_shared_out_are_gathered():
+    wide = ["--config=swiss_roll", "--config.network.time_mlp.features=(256,256)", "--topology=v4:2x2x4"]
+    whole, _ = dry_run("train", *wide)
+    told, sent = dry_run("train", *wide, "--config.mesh.fsdp=4")
+    assert "on 16 x TPU v4" in told
+    assert sent["all-gather"] > 2**18
+
+    def arguments(told):
+        return float(told.split(" MiB of arguments")[0].split()[-1].replace(",", ""))
+
+    assert arguments(told) < 0.5 * arguments(whole)
