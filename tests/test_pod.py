@@ -11,7 +11,7 @@ import pytest
 
 from dpm_jax.training import flops, hlo
 from dpm_jax.training.hlo import Collective
-from tests.commands import refused, run
+from tests.commands import QUICK, refused, run
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(
@@ -151,3 +151,16 @@ def test_parameters_that_are_shared_out_are_gathered():
         return float(told.split(" MiB of arguments")[0].split()[-1].replace(",", ""))
 
     assert arguments(told) < 0.5 * arguments(whole)
+
+
+@needs_compiler
+def test_sampling_and_evaluation_are_compiled_for_a_pod_too(tmp_path):
+    assert run("train", f"--workdir={tmp_path}", *QUICK, "--config.train.steps=20").code == 0
+    before = sorted(tmp_path.iterdir())
+    told, sent = dry_run("sample", f"--workdir={tmp_path}", "--num_samples=512", "--topology=v5e:2x2")
+    assert "a reverse step of 512 samples on 4 x TPU v5 lite" in told
+    assert not sent
+    told, _ = dry_run("evaluate", f"--workdir={tmp_path}", "--num_examples=63", "--topology=v4:2x2x1")
+    assert "K of 63 examples, from one t each on 4 x TPU v4" in told
+    assert sorted(tmp_path.iterdir()) == before
+    refused(run("sample", f"--workdir={tmp_path}", "--dry_run", "--inpaint=held_out", "--mask=left"), "--dry_run")

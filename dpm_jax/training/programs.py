@@ -121,8 +121,8 @@ def _whole(shape: tuple[int, ...], dtype: Any, on: Mesh | None) -> Any:
 
 
 def _spread(shape: tuple[int, ...], dtype: Any, on: Mesh | None) -> Any:
-    """Return an array whose first axis is spread over all devices."""
+    """Return an array whose first axis is spread over all devices; whole, where they do not divide it."""
     place = mesh.placement((), on)
-    if isinstance(place, NamedSharding):
+    if isinstance(place, NamedSharding) and shape[0] % place.mesh.size == 0:
         place = NamedSharding(place.mesh, PartitionSpec(mesh.AXES))
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
