@@ -82,7 +82,7 @@ def test_a_topology_is_for_a_dry_run():
 
 
 def dry_run(command, *arguments):
-    """Run in a process of its own, and return what is printed, and the bytes that chips send by operation."""
+    """Run a command's dry run in a new process; return its output, and the bytes of each collective operation."""
     done = subprocess.run(
         [sys.executable, str(ROOT / f"{command}.py"), "--dry_run", *map(str, arguments)],
         cwd=ROOT,

@@ -19,7 +19,6 @@ import jax
 import matplotlib
 from absl import flags, logging
 from absl.flags import FlagValues
-from ml_collections import ConfigDict
 
 from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
@@ -66,7 +65,7 @@ class Definitions:
         self.string(
             "topology",
             None,
-            "TPUs that --dry_run compiles for, such as v5e:2x4 or v4:2x2x4; they need not be here (the devices here).",
+            "TPU slice that --dry_run compiles for, such as v5e:2x4; no TPU is needed (the devices of this machine).",
         )
 
     def common(self) -> None:
@@ -221,13 +220,12 @@ def print_cost(
     Args:
       program: on= -> the program, see `programs`.
       devices: as of `pod`.
-      settings: as of `mesh_context`; all devices along the first axis if None.
+      settings: as of `mesh_context`.
       batch_size: as of `mesh_context`.
 
     Raises:
       UserError: as `mesh_context`, or if it does not fit.
     """
-    settings = settings or ConfigDict({"data": -1, "fsdp": 1})
     with ExitStack() as context:
         on = context.enter_context(mesh_context(settings, batch_size, devices))
         compiled = program(on=on)
@@ -235,24 +233,21 @@ def print_cost(
 
 
 def mesh_context(
-    settings: Any, batch_size: int | None = None, devices: list[Any] | None = None
+    settings: Any = None, batch_size: int | None = None, devices: list[Any] | None = None
 ) -> AbstractContextManager[Any]:
     """Return the context in which the mesh of all devices is set; it yields that of a pod.
 
     Args:
-      settings: `data` and `fsdp`, see `mesh.make`.
+      settings: `data` and `fsdp`, see `mesh.make`; its defaults if None.
       batch_size: number of examples that the devices must divide, if any.
       devices: of a `pod`; those that are here if None.
 
     Raises:
       UserError: if the axes do not multiply to the devices, or the devices do not divide the batch.
     """
+    axes: dict[str, int] = dict(settings or {})
     try:
-        context = (
-            mesh.over_all_devices(settings.data, settings.fsdp)
-            if devices is None
-            else pods.meshed(mesh.make(settings.data, settings.fsdp, devices))
-        )
+        context = mesh.over_all_devices(**axes) if devices is None else pods.meshed(mesh.make(**axes, devices=devices))
     except ValueError as error:
         raise UserError(f"config.{error}") from None
     num = jax.device_count() if devices is None else len(devices)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from dpm_jax import sampling
 from dpm_jax.data import Standardization
 from dpm_jax.errors import UserError
 from dpm_jax.numerics.shapes import chunk_size
-from dpm_jax.training import mesh
+from dpm_jax.training import mesh, programs
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
 
@@ -58,13 +57,13 @@ def seconds(
     """
     size = _size_of_chunks(num, shape, chunk)
     num_timesteps = experiment.model(params).num_timesteps
+    reverse_step = programs.reverse_step(experiment, size, shape).function
 
     @jax.jit
     def step(params: Params, key: Array) -> Array:
         # Drawn here: how an argument is laid out over devices that do not divide it, XLA may not choose.
         x = jax.random.normal(key, (size, *shape))
-        law: Any = experiment.model(params).reverse(x, jnp.full(size, num_timesteps, jnp.int32))
-        drawn: Array = mesh.gather(law.sample(key))
+        drawn: Array = mesh.gather(reverse_step(params, key, x, num_timesteps))
         return drawn
 
     key = jax.random.key(0)

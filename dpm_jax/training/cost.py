@@ -145,7 +145,7 @@ def _roofline(cost: Cost, best: Chip) -> list[str]:
     if best.link:
         # Around one ring, both ways; a reduction goes around twice.
         sent = sum(kind.num_bytes * (2 if kind.name == "all-reduce" else 1) for kind in cost.collectives)
-        limits["links"] = (sent / (2 * best.link), "to send that over its links, around one ring")
+        limits["links"] = (sent / (2 * best.link), "to send those over the links between chips, around one ring")
     bound, (slowest, _) = max(limits.items(), key=lambda item: item[1][0])
     lines = [f"  {1e3 * seconds:>9.3g} ms {what}" for seconds, what in limits.values()]
     lines.append(f"  at best {_rate(cost, best, slowest)}; bound by {bound}")

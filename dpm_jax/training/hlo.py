@@ -16,7 +16,7 @@ _LINE = re.compile(
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ARRAY = re.compile(r"\b(?P<dtype>pred|[a-z]+\d+)\w*\[(?P<shape>[\d,]*)\](?P<layout>\{[^}]*\})?")
-# These name what is there already.
+# Operations that move no data.
 _NOTHING = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id")
 
 

@@ -68,7 +68,7 @@ def reverse_step(experiment: Experiment, num: int, shape: tuple[int, ...], on: M
     """Return one step of the chain that `sample.py` draws samples by.
 
     Args:
-      experiment: what was trained, not a cold chain.
+      experiment: what was trained.
       num: samples that are drawn together.
       shape: of one.
       on: see `mesh.placement`.
