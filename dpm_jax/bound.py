@@ -36,8 +36,7 @@ from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops, refuse
-from dpm_jax.numerics.shapes import level_at, sum_event
-from dpm_jax.processes import Gaussian, Process
+from dpm_jax.processes import Process
 
 __all__ = [
     "Bound",
@@ -279,17 +278,19 @@ def limit(
 ) -> Estimate:
     """Return unbiased estimates of K as the steps between 1 and T become infinitely many (Kingma et al. 2021, VDM).
 
-    The sum of KL terms becomes an integral over the signal-to-noise ratio, in which the mean of p(x_0 | x_t) is left,
+    The sum of KL terms becomes an integral over t of the process's `kl_rate`. For normal noise it is an integral over
+    the signal-to-noise ratio, in which the mean of p(x_0 | x_t) is left,
 
         1/2 integral of E |x_0 - E_p[x_0 | x_t]|^2 d SNR,   SNR = alpha_bar_t / sigma2_t from t = T to t = 1,
 
-    and which depends on the schedule through its ends alone. It is estimated at real times t, of a low-discrepancy
-    draw, so the model's denoiser must take them: those of `predictions` with variance "mixed" or full covariance do if
-    the network does. Trained on it, a network serves chains of any number of steps, see `respacing`.
+    and for bits the KL of two jump processes. Both depend on the schedule through its ends alone. The integral is
+    estimated at real times t, of a low-discrepancy draw, so the model's denoiser must take them: those of
+    `predictions` with variance "mixed" or full covariance, and of bits with prediction "x_0", do if the network does.
+    Trained on it, a network serves chains of any number of steps, see `respacing`.
 
     Args:
       key: PRNG key.
-      model: of a `Gaussian` process, whose T steps say where the times are looked for, with a denoiser.
+      model: with a denoiser; the T steps of its process say where the times are looked for.
       x_0: [B, ...] data, each example once.
       edge: as of `estimate`.
       num_times: as of `estimate`.
@@ -299,18 +300,15 @@ def limit(
       `Estimate`, nats; `kl` is the integrand for a step of t of 1.
 
     Raises:
-      ValueError: as `estimate`, or if the process is no Gaussian one.
+      ValueError: as `estimate`, or if the process has no `kl_rate`.
     """
     process: Any = model.process
-    if not isinstance(process, Gaussian):
-        raise ValueError(f"model: the limit is one of a Gaussian process, got {type(process).__name__}")
-    sigma2 = process.schedule.sigma2
+    if not hasattr(process, "kl_rate"):
+        raise ValueError(f"model: the limit needs a process with `kl_rate`, and {type(process).__name__} has none")
 
     def term(x_0: Array, x_t: Array, t: Array, p: Any) -> Array:
-        before = jnp.clip(jnp.floor(t), 1, process.num_timesteps - 1).astype(jnp.int32)
-        # The slope of SNR = 1 / sigma2 - 1 by that of sigma2, whose differences do not cancel.
-        fall = (sigma2[before + 1] - sigma2[before]) / level_at(sigma2, t, t) ** 2
-        return 0.5 * fall * sum_event(p.mean_less(x_0) ** 2)
+        rate: Array = process.kl_rate(x_0, p, x_t, t)
+        return rate
 
     how: Any = {"time_sampler": timesteps.continuous, "law": model.denoised, "term": term}
     return _from_few_times(key, model, x_0, edge, num_times, fixed, **how)

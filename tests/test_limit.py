@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpm_jax import Binomial, Gaussian, Model, Normal, bound, optimal, schedules, timesteps
+from dpm_jax import Bernoulli, Binomial, Gaussian, Model, Normal, bound, optimal, schedules, timesteps
 from dpm_jax.errors import UserError
 from dpm_jax.training import build, feed
 from dpm_jax.training import config as config_lib
@@ -68,10 +68,68 @@ def test_its_error_is_honest_and_its_times_are_spread():
     np.testing.assert_allclose(jnp.mean(draw.weight * draw.t**2), (11**3 - 1) / 3, rtol=0.02)
 
 
-def test_a_process_without_a_limit_here_is_refused_and_so_are_real_times_where_steps_are_meant():
-    flips = Binomial(schedules.erase(10))
-    with pytest.raises(ValueError, match="the limit is one of a Gaussian process, got Binomial"):
-        bound.limit(KEY, Model(flips, lambda x, t: None), jnp.ones((4, 2)))
+def independent_bits(process, log_odds):
+    """The exact model of independent bits."""
+
+    def denoise(x_t, t):
+        return Bernoulli(log_odds + process.marginal(jnp.ones_like(x_t), t).logits * (2 * x_t - 1))
+
+    return Model(process, denoise)
+
+
+@pytest.mark.parametrize(
+    "schedule", [schedules.erase(2, beta_1=0.01), schedules.erase(50, beta_1=1e-5), schedules.cosine(1000)]
+)
+def test_of_independent_bits_it_is_the_log_likelihood(schedule):
+    """Cosine's alpha_bar_T is next to 0, where the rate of loss is infinite and the KL is 0."""
+    log_odds = jnp.array([2.0, -1.0, 0.0])
+    model = independent_bits(Binomial(schedule), log_odds)
+    law = Bernoulli(jnp.broadcast_to(log_odds, (40_000, 3)))
+    x_0 = law.sample(KEY)
+    found = jax.jit(lambda key, x: bound.limit(key, model, x, edge="decoder", num_times=2))(KEY, x_0)
+    lost = np.asarray(law.log_prob(x_0) - found.k)
+    stderr = lost.std() / np.sqrt(len(lost))
+    assert np.isfinite(lost).all()
+    assert abs(lost.mean()) < 4 * stderr < 0.1
+
+
+def test_of_the_heartbeat_it_is_the_limit_that_its_chains_come_up_to():
+    """A step of the best factorised chain is exact only as it becomes short."""
+    points = jnp.asarray(np.eye(5)[:, np.arange(20) % 5], jnp.float32)
+    x_0 = jnp.tile(points, (2000, 1))
+
+    def model(num_timesteps):
+        process = Binomial(schedules.erase(num_timesteps, beta_1=1e-5))
+        return optimal.finite_bits(process, points, jnp.full(5, -jnp.log(5.0)))
+
+    found = jax.jit(lambda key: bound.limit(key, model(30), x_0, edge="decoder", num_times=2))(KEY)
+    lost = -np.log(5) - np.asarray(found.k)
+    assert abs(lost.mean()) < 4 * lost.std() / np.sqrt(len(lost)) < 0.15
+    chains = {num: bound.evaluate(KEY, model(num), x_0[: 60_000 // num], edge="decoder") for num in (30, 300)}
+    gaps = {num: float(-np.log(5) - chain.k.mean()) for num, chain in chains.items()}
+    assert gaps[30] > 5 * gaps[300] > 0
+
+
+@pytest.mark.parametrize("num_timesteps", [1000, 2000])
+def test_the_rate_of_bits_is_the_kl_of_a_short_step(num_timesteps):
+    """Compare with every x_0, x_t and guess, at the middle of a step of a fine chain."""
+    process = Binomial(schedules.linear(num_timesteps, beta_1=1e-3, beta_final=1e-3))
+    x_0, x_t = (jnp.asarray(v, jnp.float32) for v in ([[0.0], [0.0], [1.0], [1.0]], [[0.0], [1.0], [0.0], [1.0]]))
+    for t in (50, 400, num_timesteps):
+        times = jnp.full(4, t, jnp.int32)
+        for logit in (-6.0, -0.5, 0.0, 3.0):
+            p = Bernoulli(jnp.full((4, 1), logit))
+            step = process.posterior(x_0, x_t, times).kl(process.posterior(p, x_t, times))
+            rate = process.kl_rate(x_0, p, x_t, times - 0.5)
+            np.testing.assert_allclose(rate, step, rtol=0.03, atol=1e-7)
+
+
+def test_a_process_without_a_rate_is_refused_and_so_are_real_times_where_steps_are_meant():
+    class Own:
+        num_timesteps = 10
+
+    with pytest.raises(ValueError, match="the limit needs a process with `kl_rate`, and Own has none"):
+        bound.limit(KEY, Model(Own(), lambda x, t: None), jnp.ones((4, 2)))
     model = two_points(10)
     with pytest.raises(ValueError, match="t: must be integers"):
         model.reverse(jnp.ones((2, 1)), jnp.array([1.5, 2.0]))

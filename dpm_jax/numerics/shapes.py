@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-__all__ = ["as_float32", "at", "chunk_size", "concrete", "level_at", "num_arguments", "sum_event"]
+__all__ = ["as_float32", "at", "chunk_size", "concrete", "level_at", "num_arguments", "slope_at", "sum_event"]
 
 
 def concrete(*values: Any) -> bool:
@@ -74,6 +74,17 @@ def level_at(values: Array, t: Array, like: Array) -> Array:
     before = jnp.clip(jnp.floor(t), 0, len(values) - 2).astype(jnp.int32)
     share = (t - before.astype(t.dtype)).reshape(t.shape + (1,) * (like.ndim - t.ndim))
     return at(values, before, like) * (1 - share) + at(values, before + 1, like) * share
+
+
+def slope_at(values: Array, t: Array) -> Array:
+    """Return the slope in t of `level_at`, [B]; where two steps meet, that of the later one.
+
+    Args:
+      values: [T + 1], `alpha_bar` or `sigma2` of a `Schedule`.
+      t: [B] real numbers in 1..T.
+    """
+    before = jnp.clip(jnp.floor(t), 1, len(values) - 2).astype(jnp.int32)
+    return values[before + 1] - values[before]
 
 
 def sum_event(x: Array) -> Array:

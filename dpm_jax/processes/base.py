@@ -17,7 +17,7 @@ class Process(Protocol):
     t is int32 of the batch shape of x, or [1] for all of a batch, in 1..T (0..T for `marginal`); the other axes of x
     are the event. `respacing` asks besides for a frozen dataclass with a field `schedule`, which it replaces: so the
     laws must follow from the schedule's levels alone. `guidance` names the optional methods `diffuse` and `renoise`
-    where it needs one.
+    where it needs one, and `bound.limit` the optional `kl_rate`, for which `marginal` takes real t.
     """
 
     @property

@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.nn import softplus
+from jax.nn import log_sigmoid, softplus
 
 from dpm_jax.distributions import Bernoulli
 from dpm_jax.distributions.base import is_law
 from dpm_jax.distributions.bernoulli import signs
-from dpm_jax.numerics.shapes import as_float32, at, concrete, sum_event
+from dpm_jax.numerics.shapes import as_float32, at, concrete, level_at, slope_at, sum_event
+from dpm_jax.numerics.small_differences import expm1_minus_x
 from dpm_jax.schedules import Schedule
 
 __all__ = ["Binomial"]
@@ -70,7 +71,7 @@ class Binomial:
 
         Args:
           x_0: [B, ...] of 0 and 1, of any type.
-          t: [B] in 0..T.
+          t: [B] in 0..T; real numbers for times between two steps, see `bound.limit`.
 
         Raises:
           ValueError: if x_0 is known and holds anything but 0 and 1. In a traced program, where it is not known yet,
@@ -107,6 +108,36 @@ class Binomial:
         v = outputs + h - step * sign
         return Bernoulli(outputs + h + softplus(-(v + start)) - softplus(v - start), event_ndim=event_ndim)
 
+    def kl_rate(self, x_0: Array, p: Bernoulli, x_t: Array, t: Array) -> Array:
+        """Return the KL of a reverse step by its length in t, as steps become infinitely short (see `bound.limit`).
+
+        In continuous time a bit is replaced by a coin at the rate b = -d log alpha_bar_t / dt. Run backwards from a
+        known start, x_t flips at the rate (b / 2) e^{-C s_t s_0}, C = 2 atanh(alpha_bar_t), and in the model at the
+        mean of that over p. The KL of two jump processes of rates q and p is q log(q / p) - q + p in unit time.
+
+        Args:
+          x_0: [B, ...] of 0 and 1.
+          p: p(x_0 | x_t).
+          x_t: [B, ...] of 0 and 1.
+          t: [B] real numbers in 1..T.
+
+        Returns:
+          [B] nats.
+        """
+        schedule = self.schedule
+        sign, same = signs(x_t), signs(x_t) * signs(x_0)
+        strength = self._marginal_strength(x_t, t)
+        kept = p.logits * sign
+        log_rate = -strength * same
+        log_ratio = jnp.logaddexp(log_sigmoid(kept) - strength, log_sigmoid(-kept) + strength) - log_rate
+        small = jnp.abs(log_ratio) < 0.5
+        near = expm1_minus_x(jnp.where(small, log_ratio, 0.0))
+        far = jnp.expm1(jnp.where(small, 0.0, log_ratio)) - log_ratio
+        left = level_at(schedule.alpha_bar, t, t)
+        # Where nothing is left of x_0 the rates are the same.
+        renewed = jnp.where(left > 0, slope_at(schedule.sigma2, t) / jnp.where(left > 0, left, 1.0), 0.0)
+        return 0.5 * renewed * sum_event(jnp.exp(log_rate) * jnp.where(small, near, far))
+
     def _step_strength(self, like: Array, t: Array) -> Array:
         """2 atanh(1 - beta_t): log-odds that a bit is unchanged over step t. 0 where beta_t = 1."""
         half = 0.5 * at(self.schedule.beta, t, like)
@@ -114,6 +145,8 @@ class Binomial:
 
     def _marginal_strength(self, like: Array, t: Array) -> Array:
         """2 atanh(alpha_bar_t) = log(1 + 2 / nu_t): log-odds that x_t = x_0. +inf at t = 0."""
+        if jnp.issubdtype(jnp.result_type(t), jnp.floating):
+            return jnp.log1p(2 * level_at(self.schedule.alpha_bar, t, like) / level_at(self.schedule.sigma2, t, like))
         return softplus(jnp.log(2.0) - at(self.schedule.log_nsr, t, like))
 
     # --- Evidence r(x_0), section 2.5: for `guidance` ---

@@ -30,7 +30,7 @@ from jax import Array
 
 from dpm_jax.distributions import FullNormal, Normal
 from dpm_jax.distributions.base import is_law
-from dpm_jax.numerics.shapes import as_float32, at, level_at
+from dpm_jax.numerics.shapes import as_float32, at, level_at, slope_at, sum_event
 from dpm_jax.numerics.small_matrices import cholesky, diagonal, gram
 from dpm_jax.schedules import Schedule
 
@@ -109,6 +109,24 @@ class Gaussian:
         mean = self._step(origin, offset, 1.0, x_t, t)
         total = (weight**2)[..., None] * gram(x_0.scale_tril) + diagonal(jnp.broadcast_to(known, x_t.shape))
         return FullNormal(mean.origin, cholesky(total), offset=mean.offset)
+
+    def kl_rate(self, x_0: Array, p: Normal | FullNormal, x_t: Array, t: Array) -> Array:
+        """Return the KL of a reverse step by its length in t, as steps become infinitely short (see `bound.limit`).
+
+        Half of the fall of SNR = alpha_bar_t / sigma2_t, times |x_0 - E_p[x_0 | x_t]|^2 (Kingma et al. 2021, VDM).
+
+        Args:
+          x_0: [B, ...].
+          p: p(x_0 | x_t), of which the mean is used.
+          x_t: [B, ...]; the rate depends on it through p alone.
+          t: [B] real numbers in 1..T.
+
+        Returns:
+          [B] nats.
+        """
+        # SNR = 1 / sigma2 - 1: its slope by that of sigma2, whose differences do not cancel.
+        sigma2 = self.schedule.sigma2
+        return 0.5 * slope_at(sigma2, t) / level_at(sigma2, t, t) ** 2 * sum_event(p.mean_less(x_0) ** 2)
 
     def _posterior_variance(self, like: Array, t: Array) -> Array:
         """v_t of the module's docstring, broadcasting against `like`."""

@@ -130,8 +130,10 @@ def _objective(config: ConfigDict, train: Train) -> Callable[..., Array]:
     options = parts.options("config.train.options", train.options)
     part = Part(name, parts.find(field, name, _OBJECTIVES), options, "config.train.options")
     part.check("key", "model", "x_0", "edge", "time_sampler", *(("fixed",) if is_k else ()))
-    if name == "limit" and (config.kernel != "gaussian" or config.reverse.variance != "mixed"):
-        raise UserError(f"{field}: 'limit' needs kernel 'gaussian' and reverse.variance 'mixed'")
+    if name == "limit" and config.kernel == "gaussian" and config.reverse.variance != "mixed":
+        raise UserError(f"{field}: 'limit' needs reverse.variance 'mixed', got '{config.reverse.variance}'")
+    if name == "limit" and config.kernel == "binomial" and config.reverse.prediction != "x_0":
+        raise UserError(f"{field}: 'limit' of bits needs reverse.prediction 'x_0', got '{config.reverse.prediction}'")
     if name in ("simple", "hybrid"):
         if config.kernel == "binomial":
             raise UserError(f"{field}: '{name}' predicts noise, and bits have no such noise; use kernel 'gaussian'")
