@@ -9,12 +9,12 @@ where q(x_T) has the prior's moments; here it is exact for each x_0.
 
 The edge is one of these:
 
-  "forward"  the paper's (appendix B.2): p(x_0 | x_1) is the forward kernel run backwards,
-             q(x_1 | x_0) pi(x_0) / pi(x_1), whose expectation is
-             -H_q(X_1 | X_0) + log pi(x_0) - E log pi(x_1) = KL(q(x_1 | x_0) || pi) + log pi(x_0),
-             in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left. The process must be
-             reversible with respect to pi.
-  "decoder"  the model's p(x_0 | x_1), estimated at one x_1 an example; the usual ELBO.
+    "forward"  the paper's (appendix B.2): p(x_0 | x_1) is the forward kernel run backwards,
+               q(x_1 | x_0) pi(x_0) / pi(x_1), whose expectation is
+               -H_q(X_1 | X_0) + log pi(x_0) - E log pi(x_1) = KL(q(x_1 | x_0) || pi) + log pi(x_0),
+               in closed form. For bits the pi cancel and -H_q(X_1 | X_0) is left. The process must be
+               reversible with respect to pi.
+    "decoder"  the model's p(x_0 | x_1), estimated at one x_1 an example; the usual ELBO.
 
 or a function (p(x_0 | x_1), x_0) -> log-probability [B], in place of the law's `log_prob` in
 the second: `Normal.bin_log_prob` makes a density model one of 8-bit pixels.

@@ -4,9 +4,9 @@ The forward chain alone bounds the entropy of its reversal, step by step (sectio
 
     H_q(X_t | X_{t-1}) + H_q(X_{t-1} | X_0) - H_q(X_t | X_0)  <=  H_q(X_{t-1} | X_t)  <=  H_q(X_t | X_{t-1})
 
-lower: it is H_q(X_{t-1} | X_t, X_0), and knowing x_0 as well cannot raise an entropy. No condition.
-upper: H_q(X_{t-1} | X_t) = H_q(X_t | X_{t-1}) + H_q(X_{t-1}) - H_q(X_t), so it holds where noise raises the entropy of
-  the whole, H_q(X_t) >= H_q(X_{t-1}). For bits it always does, for mixing with fair coins is doubly stochastic. For
+- lower: it is H_q(X_{t-1} | X_t, X_0), and knowing x_0 as well cannot raise an entropy. No condition.
+- upper: H_q(X_{t-1} | X_t) = H_q(X_t | X_{t-1}) + H_q(X_{t-1}) - H_q(X_t), so it holds where noise raises the entropy
+  of the whole, H_q(X_t) >= H_q(X_{t-1}). For bits it always does, for mixing with fair coins is doubly stochastic. For
   densities it does where the mean square deviation is at most one a dimension, as that of all standardised data is:
   the entropy grows at half of J - d, and by Cramer and Rao the Fisher information J is at least d^2 / tr Cov. It
   fails, for one, for N(0, 4), whose entropy falls on its way to N(0, 1). The paper states no such condition. Data

@@ -9,31 +9,31 @@ with h_0 = r. Nobody has h_t; what follows are guesses of it, and what a step ma
 
 Evidence r is one of
 
-  a law          about each coordinate by itself: `Normal(y, s^2)`, y = x_0 + s noise, with s^2 = 0 where x_0
-                 is known and infinity where it was not seen; `Bernoulli(logits)`. See `distributions`.
-  a function     x_0 [B, ...] -> log r(x_0) [B], differentiable.
-  `Linear`       y = A x_0 + s noise.
+    a law          about each coordinate by itself: `Normal(y, s^2)`, y = x_0 + s noise, with s^2 = 0 where x_0
+                   is known and infinity where it was not seen; `Bernoulli(logits)`. See `distributions`.
+    a function     x_0 [B, ...] -> log r(x_0) [B], differentiable.
+    `Linear`       y = A x_0 + s noise.
 
 `how` it acts along the chain is one of (E = a law, f = a function, L = linear):
 
-  "constant"  E f   r itself at every t: the paper's. Exact for r = 1. Far too strong where x_t is noise.
-  "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffuse`): exact if
-                    p(x_0) is flat; a function is taken to the power alpha_bar_t.
-  "renoised"  E     what was observed replaces x_t, re-noised to the level of t (Lugmayr et al. 2022, with
-                    `sampling.with_jumps`, their resampling). Exact, but for the grid of noise levels,
-                    where every coordinate was observed with the same noise: denoising. What was
-                    observed in part is not heard by the rest until the next step.
-  "denoised"  E     the denoiser's law of x_0 given x_t is multiplied with r, coordinate by
-                    coordinate. Exact for independent bits, and for normal data with independent coordinates
-                    (with `FullNormal`, of few dimensions, with dependent ones, too).
-  "guided"    E f   the step is tilted by the gradient, through the network, of log r at the denoised estimate
-                    (Chung et al. 2023, DPS), here averaged over the law of x_0 given x_t: a function at
-                    `points` of it, evidence in closed form, the law taken to be no narrower than for
-                    data of unit variance (Song et al. 2023).
-  "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
-                    Tweedie's second formula is the network's own Jacobian, applied by a few products with
-                    it (Boys et al. 2023; Rozet et al. 2024). Its mean is exact for normal data, its variance in
-                    the limit of fine steps. Gaussian process only, nu_T finite.
+    "constant"  E f   r itself at every t: the paper's. Exact for r = 1. Far too strong where x_t is noise.
+    "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffuse`): exact if
+                      p(x_0) is flat; a function is taken to the power alpha_bar_t.
+    "renoised"  E     what was observed replaces x_t, re-noised to the level of t (Lugmayr et al. 2022, with
+                      `sampling.with_jumps`, their resampling). Exact, but for the grid of noise levels,
+                      where every coordinate was observed with the same noise: denoising. What was
+                      observed in part is not heard by the rest until the next step.
+    "denoised"  E     the denoiser's law of x_0 given x_t is multiplied with r, coordinate by
+                      coordinate. Exact for independent bits, and for normal data with independent coordinates
+                      (with `FullNormal`, of few dimensions, with dependent ones, too).
+    "guided"    E f   the step is tilted by the gradient, through the network, of log r at the denoised estimate
+                      (Chung et al. 2023, DPS), here averaged over the law of x_0 given x_t: a function at
+                      `points` of it, evidence in closed form, the law taken to be no narrower than for
+                      data of unit variance (Song et al. 2023).
+    "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
+                      Tweedie's second formula is the network's own Jacobian, applied by a few products with
+                      it (Boys et al. 2023; Rozet et al. 2024). Its mean is exact for normal data, its variance in
+                      the limit of fine steps. Gaussian process only, nu_T finite.
 
 "denoised", "guided" and "matched" need the model's denoiser; "annealed" and "renoised" the process' optional methods
 `diffuse` and `renoise`. All but "denoised" make models that are given by their reverse steps alone: respace first,

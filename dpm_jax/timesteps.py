@@ -195,10 +195,10 @@ def stderr_of_mean(values: Array, design: Design) -> Array:
 
     The values may depend on examples, too, if these are independent draws of one law, dealt to the times at random.
 
-      independent  the sample variance
-      pairs        the variance of the sums of pairs; one that is left over counts as a pair of one
-      grid         successive differences (Wolter 1985, chapter 8), which leave out the smooth trend in t that the
-                   grid integrates
+        independent  the sample variance
+        pairs        the variance of the sums of pairs; one that is left over counts as a pair of one
+        grid         successive differences (Wolter 1985, chapter 8), which leave out the smooth trend in t that the
+                     grid integrates
 
     Args:
       values: [num].

@@ -103,7 +103,7 @@ class Level:
         return self._spread(level) + self._spread(_deviation(self.log_noise)) * rest
 
     def log_prob(self, x: Array) -> Array:
-        """Return log p(x) of [*batch, *event] in nats, [*batch]."""
+        """Return log p(x) in nats, [*batch]; x may have more batch axes in front."""
         if missing := x.ndim - len(self.event_shape) - len(self.batch_shape):
             law = jax.tree.map(lambda values: values.reshape(*(1,) * missing, *values.shape), self)
             of_batch: Array = law.log_prob(x)
