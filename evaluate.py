@@ -1,6 +1,6 @@
 """Evaluate a trained model; see dpm_jax/cli/evaluate.py."""
 
-from dpm_jax.cli.evaluate import main
+from dpm_jax.cli import evaluate_command
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(evaluate_command())

@@ -4,8 +4,8 @@ A `Schedule` says how fast data are destroyed; a process (`Gaussian`, `Binomial`
 `Model` is a process and a denoiser `(x_t, t) -> distribution of x_0`. Everything else is a function from a model to
 a model, or from a model to numbers. These modules need jax and numpy alone.
 
-`load`, `fit` and `Run` are trained models, in the data's own units. They are imported when they are first used, with
-all that training needs.
+`load`, `fit` and `Run` are trained models, in the data's own units. They are imported when they are first used, and
+need the extra `train`: pip install 'dpm_jax[train]'.
 """
 
 from __future__ import annotations
@@ -89,7 +89,13 @@ _LATER = {"Run": "dpm_jax.run", "fit": "dpm_jax.fitting", "load": "dpm_jax.run"}
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
+        try:
+            return getattr(importlib.import_module(_LATER[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("dpm_jax"):
+                raise
+            message = f"dpm_jax.{name} needs {error.name}: pip install 'dpm_jax[train]'"
+            raise ModuleNotFoundError(message, name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from dpm_jax.cli import config_file
 from dpm_jax.errors import UserError
 from dpm_jax.run import Run, load, quiet
-from dpm_jax.training import build, defaults, loop, mesh, storage, warm_start
+from dpm_jax.training import build, defaults, loop, mesh, saved, storage, warm_start
 from dpm_jax.training import workdir as workdir_lib
 
 __all__ = ["fit"]
@@ -54,6 +54,7 @@ def fit(
     where = storage.folder(str(workdir))
     if storage.is_remote(where):
         raise UserError(f"{workdir}: fit writes to a folder of this machine; copy it to a bucket afterwards")
+    saved.check_trainable(where)
     data = np.asarray(array)
     settings = defaults.for_data(data) if config is None else _read_config(config)
     if data.ndim > 2 and importlib.util.find_spec("grain") is None:

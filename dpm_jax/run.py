@@ -38,12 +38,13 @@ from dpm_jax.guidance import How
 from dpm_jax.model import Model
 from dpm_jax.numerics import refuse
 from dpm_jax.numerics.shapes import chunk_size
-from dpm_jax.training import build, loop, mesh, storage
+from dpm_jax.training import build, loop, mesh, saved, storage
 from dpm_jax.training import experiment as experiment_lib
 from dpm_jax.training import workdir as workdir_lib
 from dpm_jax.training.checkpoints import Which
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.progress import bar
+from dpm_jax.training.workdir import Description
 from dpm_jax.units import bits_per_dimension, discrete_bits_per_dimension
 
 __all__ = ["Given", "Measurement", "Run", "load", "quiet"]
@@ -110,6 +111,24 @@ class Run:
     def model(self) -> Model:
         """The model in its own units, for `bound`, `sampling`, `guidance` and the rest; see `standardize`."""
         return self.experiment.model(self.params)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model into a folder: config, units and averaged parameters, for `load` and the commands.
+
+        It is a third of a checkpoint, or less, and holds one; the optimizer's state is left out, so that training does
+        not resume from it, but can start from it (`init_from`).
+
+        Args:
+          folder: of this machine or in a bucket; made if missing.
+
+        Raises:
+          UserError: if it is in use by a run, or can't be written.
+        """
+        where = storage.folder(str(folder))
+        if (where / "config.json").exists():
+            raise UserError(f"{where}: holds a run already; choose another folder")
+        workdir_lib.describe(where, Description(self.config, self.experiment.shape, self.standardization))
+        saved.save(where, self.step, self.params)
 
     # --- Units ---
 
@@ -483,7 +502,8 @@ def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     """Load a trained model.
 
     Args:
-      workdir: what `fit` or train.py wrote, also in a bucket.
+      workdir: what `fit`, `Run.save` or train.py wrote, also in a bucket; or a model that comes with the package,
+        "example:swiss_roll", "example:heartbeat" or "example:mnist".
       checkpoint: "newest", "best" by the examples set aside for validation, or the step of one.
 
     Raises:

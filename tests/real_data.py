@@ -14,13 +14,13 @@ def missing(*packages):
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
-needs_grain = pytest.mark.skipif(bool(missing("grain")), reason="needs grain: pip install -e '.[data]'")
+needs_grain = pytest.mark.skipif(bool(missing("grain")), reason="needs grain: pip install 'dpm_jax[data]'")
 
 
 def needs_dataset(name):
     absent = missing("grain", "tensorflow_datasets", "array_record")
     if absent:
-        return pytest.mark.skipif(True, reason=f"needs {', '.join(absent)}: pip install -e '.[data]'")
+        return pytest.mark.skipif(True, reason=f"needs {', '.join(absent)}: pip install 'dpm_jax[data]'")
     reason = f"{name} is not prepared in {TFDS_DIR}; set TFDS_DATA_DIR to where it is"
     return pytest.mark.skipif(not (TFDS_DIR / name).is_dir(), reason=reason)
 

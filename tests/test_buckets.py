@@ -129,7 +129,7 @@ def test_other_services_and_missing_packages_are_refused(monkeypatch):
     with pytest.raises(UserError, match="must be a folder, or gs://BUCKET/FOLDER"):
         storage.folder("s3://bucket/run")
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[gcs\]'"):
+    with pytest.raises(UserError, match=r"pip install 'dpm_jax\[gcs\]'"):
         storage.folder("gs://bucket/run")
 
 

@@ -114,7 +114,7 @@ def test_a_stream_is_one_program_whatever_the_number_of_steps(array):
 def test_missing_grain_names_the_extra(array, tmp_path, monkeypatch):
     model, source = built(make(**array))
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
+    with pytest.raises(UserError, match=r"pip install 'dpm_jax\[data\]'"):
         loop.train(model, source, tmp_path)
 
 

@@ -524,7 +524,7 @@ def test_datasets_that_need_more_to_be_prepared_name_the_extra(monkeypatch):
         raise ImportError("No module named 'tensorflow'")
 
     monkeypatch.setattr(tensorflow_datasets, "builder", refuse)
-    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*: pip install -e '\.\[prepare\]'") as error:
+    with pytest.raises(UserError, match=r"'mnist' is not prepared in .*: pip install 'dpm_jax\[prepare\]'") as error:
         open_tfds()
     assert "\n" not in str(error.value)
 
@@ -566,5 +566,5 @@ def test_tfds_missing_names_the_extra(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
+    with pytest.raises(UserError, match=r"pip install 'dpm_jax\[data\]'"):
         open_tfds()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import Gaussian, bound, schedules
+from dpm_jax import Gaussian, bound, predictions, schedules
 
 MAKERS = {
     "geometric": lambda T: schedules.geometric(T, beta_1=3e-7),
@@ -220,3 +220,19 @@ def test_of_learned_ends_the_prior_s_term_wants_more_noise_and_the_slope_is_that
     np.testing.assert_allclose(slope, change, rtol=1e-2)
     assert (slope < 0).all()
     assert schedules.with_ends(schedules.geometric(1), jnp.ones(2)).num_timesteps == 1
+
+
+def test_ends_have_gradients_where_the_model_codes_the_first_step():
+    """At t = 1 with a decoder: the ratio of sigma2_0 = 0 to sigma2_1 has no gradient of its root."""
+    base = schedules.geometric(5, beta_1=0.01)
+    x_0 = 0.5 * jax.random.normal(jax.random.key(0), (64, 2))
+
+    def k(shift):
+        process = Gaussian(schedules.with_ends(base, shift))
+        model = predictions.gaussian(process, lambda x_t, t: 0.1 * jnp.concatenate([x_t, x_t], axis=-1))
+        return bound.estimate(jax.random.key(1), model, x_0, edge="decoder").mean
+
+    gradient = jax.jit(jax.grad(k))(jnp.zeros(2))
+    compiled, step = jax.jit(k), 0.02
+    for i, shift in enumerate(step * jnp.eye(2)):
+        np.testing.assert_allclose(gradient[i], (compiled(shift) - compiled(-shift)) / (2 * step), rtol=0.02, atol=2e-3)

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _define(flag: cli.Definitions) -> None:
-    flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model.")
+    flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model, or example:NAME (runs/swiss_roll).")
     flag.checkpoint()
     flag.string("data_dir", None, "Folder with data files (none; generated data need no files).")
     flag.integer("num_examples", None, "Number of held-out examples (evaluate.num_examples of the config).")
@@ -100,7 +100,7 @@ def _evaluate(given: FlagValues) -> None:
     with together():
         pod = cli.pod(given)
         which = cli.checkpoint(given)
-        where = storage.folder(given.workdir)
+        where = storage.results_folder(given.workdir)
         description = workdir.read(where)
         config = description.config
         num_examples = config.evaluate.num_examples if given.num_examples is None else given.num_examples

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _define(flag: cli.Definitions) -> None:
-    flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model.")
+    flag.string("workdir", "runs/swiss_roll", "Workdir of the trained model, or example:NAME (runs/swiss_roll).")
     flag.checkpoint()
     flag.string("out", None, "Folder to write into (WORKDIR/samples, or WORKDIR/posterior for a posterior).")
     flag.integer("num_samples", None, "Number of samples (64 images, 1000 vectors, or 4 for each observation).")
@@ -99,7 +99,7 @@ def _sample(given: FlagValues) -> None:
         pod = cli.pod(given)
         _check_flags(given)
         which = cli.checkpoint(given)
-        where = storage.folder(given.workdir)
+        where = storage.results_folder(given.workdir)
         description = workdir.read(where)
         built = _build(given, description)
         shape = _shape(given, built)

@@ -22,7 +22,7 @@ from dpm_jax.cli import arguments as cli
 from dpm_jax.data import Source, tfds
 from dpm_jax.evaluation import figures, plots, report, report_plots, restoration_report
 from dpm_jax.evaluation.estimate import keyed
-from dpm_jax.training import build, feed, loop, parts, programs, storage, warm_start, workdir
+from dpm_jax.training import build, feed, loop, parts, programs, saved, storage, warm_start, workdir
 from dpm_jax.training import config as config_lib
 from dpm_jax.training import profile as trace
 from dpm_jax.training.experiment import Experiment, Params
@@ -62,6 +62,7 @@ def _train(given: FlagValues) -> None:
             report.check_examples(source, config.evaluate.num_examples)
             built = build.experiment(config, source.shape, source.standardization.grid)
             where = storage.folder(given.workdir or f"runs/{name}")
+            saved.check_trainable(where)
             profile = None if given.profile_steps is None else trace.steps(given.profile_steps)
             part = config.train.batch_size // config.train.accumulate
         if given.dry_run:

@@ -16,7 +16,7 @@ __all__ = ["Download", "load", "load_labelled"]
 # Whether what is not prepared is downloaded: never; only into a folder that exists, which no mistyped one does; always.
 Download = Literal["never", "into_existing", "always"]
 
-_INSTALL = "pip install -e '.[data]'"
+_INSTALL = "pip install 'dpm_jax[data]'"
 
 
 class _Decoding(Sequence[np.ndarray]):
@@ -152,7 +152,7 @@ def _open_split(
     except ImportError as error:
         raise ValueError(
             f"{name!r} is not prepared in {data_dir or 'the TFDS folder'}, and preparing it needs more packages "
-            f"({error}): pip install -e '.[prepare]'"
+            f"({error}): pip install 'dpm_jax[prepare]'"
         ) from error
     # Downloads, archives and unknown splits fail in their own ways; what they say is the reason.
     except Exception as error:

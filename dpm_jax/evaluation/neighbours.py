@@ -1,4 +1,4 @@
-"""Find nearest neighbours in a data set: has a model learnt to draw new examples, or the training set by heart?"""
+"""Find nearest neighbours in a data set, which show whether a model has learnt its training set by heart."""
 
 from __future__ import annotations
 

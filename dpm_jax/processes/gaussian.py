@@ -141,7 +141,9 @@ class Gaussian:
         """N(b_t (origin + offset) + a_t x_t, variance)."""
         schedule = self.schedule
         step, weight = at(schedule.log_nsr_step, t, x_t), self._posterior_weight(x_t, t)
-        keep = jnp.exp(-0.5 * step) * jnp.sqrt(at(schedule.sigma2, t - 1, x_t) / at(schedule.sigma2, t, x_t))
+        # Two roots, for that of a ratio has no gradient where sigma2_0 = 0 and the step is infinite.
+        left = jnp.sqrt(at(schedule.sigma2, t - 1, x_t)) / jnp.sqrt(at(schedule.sigma2, t, x_t))
+        keep = jnp.exp(-0.5 * step) * left
         # a_t = r / sqrt(1 - beta_t), so that a_t + b_t - 1 is this; where a_t is small, beta_t may be 1.
         fine = keep > _FINE
         log_kept = jnp.log1p(-jnp.where(fine, at(schedule.beta, t, x_t), 0.0))

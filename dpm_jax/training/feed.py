@@ -56,7 +56,7 @@ def open_feed(supply: Supply, seed: int, batch_size: int, step: int, most: int) 
         try:
             yield from stream.batches(seed, batch_size, step, process=process, num_processes=num_processes)
         except ImportError as error:
-            raise UserError(f"training on images needs more packages ({error}): pip install -e '.[data]'") from error
+            raise UserError(f"training on images needs more packages ({error}): pip install 'dpm_jax[data]'") from error
         except ValueError as error:
             raise UserError(f"config.data: {error}") from error
 

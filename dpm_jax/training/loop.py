@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dpm_jax.data.sources import Source
 from dpm_jax.errors import UserError
-from dpm_jax.training import chips, cost, feed, mesh
+from dpm_jax.training import chips, cost, feed, mesh, saved
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.checkpoints import Checkpoints, Which
 from dpm_jax.training.experiment import Experiment, Params
@@ -276,6 +276,11 @@ def load_params(
     Raises:
       UserError: if there is none.
     """
+    if saved.is_saved(workdir):
+        step, params = saved.load(workdir, experiment)
+        if which not in ("newest", step):
+            raise UserError(f"{workdir}: holds the parameters of step {step} alone, got checkpoint {which!r}")
+        return step, params
     with Checkpoints(workdir, read_only=True, report=report) as checkpoints:
         state = checkpoints.restore(abstract_state(experiment), which)
     return int(state.step), step_lib.averaged_params(experiment, state)
@@ -283,6 +288,8 @@ def load_params(
 
 def newest_step(workdir: Path) -> int | None:
     """Return the step of the newest checkpoint; None if there is none."""
+    if saved.is_saved(workdir):
+        return saved.step(workdir)
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.latest()
 

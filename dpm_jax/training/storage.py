@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -22,21 +23,23 @@ from dpm_jax.errors import UserError, writing
 
 __all__ = ["Staged", "folder", "is_remote", "json_text", "move", "write_json", "write_text"]
 
-_SCHEME = "gs://"
+_SCHEME, _EXAMPLE = "gs://", "example:"
 
 
 def folder(text: str) -> Path:
-    """Return the folder of this name.
+    """Return the folder of this name; of "example:NAME", that of a trained model that comes with the package.
 
     Raises:
       UserError: if it is in a bucket that can't be reached, or the package that reads them is not there; or it is of
-        another kind.
+        another kind, or there is no such example.
     """
+    if text.startswith(_EXAMPLE):
+        return _example(text.removeprefix(_EXAMPLE))
     if text.startswith(_SCHEME):
         # Its reader, where TensorFlow is installed, has other credentials and other errors.
         os.environ["EPATH_USE_TF"] = "false"
         if importlib.util.find_spec("gcsfs") is None:
-            raise UserError(f"{text}: buckets need one more package: pip install -e '.[gcs]'")
+            raise UserError(f"{text}: buckets need one more package: pip install 'dpm_jax[gcs]'")
         from etils import epath
 
         remote: Any = epath.Path(text)
@@ -49,6 +52,29 @@ def folder(text: str) -> Path:
     if "://" in text:
         raise UserError(f"{text}: must be a folder, or {_SCHEME}BUCKET/FOLDER")
     return Path(text)
+
+
+def _example(name: str) -> Path:
+    trained = Path(__file__).parent.parent / "trained"
+    names = sorted(path.name for path in trained.iterdir() if (path / "config.json").exists())
+    if name not in names:
+        raise UserError(f"{_EXAMPLE}{name}: there is no such example; there are {', '.join(names)}")
+    return trained / name
+
+
+def results_folder(text: str) -> Path:
+    """Return the folder of this name, into which results can be written: an example is copied to runs/example_NAME.
+
+    Raises:
+      UserError: as `folder`, or if the copy can't be made.
+    """
+    where = folder(text)
+    if not text.startswith(_EXAMPLE):
+        return where
+    copy = Path("runs") / f"example_{where.name}"
+    with writing(copy):
+        shutil.copytree(where, copy, dirs_exist_ok=True)
+    return copy
 
 
 def is_remote(path: Path) -> bool:

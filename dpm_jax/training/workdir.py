@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,7 +16,18 @@ from dpm_jax.errors import UserError, writing
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.storage import is_remote, move, write_json
 
-__all__ = ["DATA_FILE", "Description", "alone", "check_source", "claim", "data_dir", "evaluated", "read", "results"]
+__all__ = [
+    "DATA_FILE",
+    "Description",
+    "alone",
+    "check_source",
+    "claim",
+    "data_dir",
+    "describe",
+    "evaluated",
+    "read",
+    "results",
+]
 
 # The data of a workdir that `dpm_jax.fit` made.
 DATA_FILE = "data.npy"
@@ -50,17 +61,24 @@ def claim(workdir: Path, config: ConfigDict, source: Source) -> None:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise UserError(f"{workdir}: belongs to another config: {changed[0]}{more}; choose another --workdir")
         check_source(read(workdir), source, workdir)
-    if not path.exists():
-        write_json(workdir / "data.json", _described(source), indent=None)
-    config_lib.save(config, path)
+    if path.exists():
+        config_lib.save(config, path)
+    else:
+        describe(workdir, Description(config, source.shape, source.standardization))
 
 
-def _described(source: Source) -> dict[str, Any]:
-    """Shape and units of the data, for `data.json`."""
-    units = source.standardization
+def describe(workdir: Path, description: Description) -> None:
+    """Write config.json and data.json.
+
+    Raises:
+      UserError: if they can't be written.
+    """
+    units = description.standardization
     numbers = {name: np.asarray(getattr(units, name)).tolist() for name in ("mean", "scale", "integers")}
     constants = {str(column): value for column, value in units.constants.items()}
-    return {"format": _FORMAT, "shape": source.shape, **numbers, "levels": units.levels, "constants": constants}
+    written = {"format": _FORMAT, "shape": description.shape, **numbers, "levels": units.levels}
+    write_json(workdir / "data.json", written | {"constants": constants}, indent=None)
+    config_lib.save(description.config, workdir / "config.json")
 
 
 @contextmanager
