@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs dist clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py
@@ -24,8 +24,19 @@ bench: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.convolution
 
+# The site, into site/; a link or a name that is not there is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
+# The source archive and the wheel, into dist/, of the version that TAG names, if it is given.
+dist: $(VENV)/.installed-docs
+	$(VENV)/bin/python -c "import dpm_jax; assert '$(TAG)' in ('', 'v' + dpm_jax.__version__), '$(TAG)'"
+	rm -rf dist
+	$(VENV)/bin/python -m build --quiet
+	$(VENV)/bin/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) .venv-peers
+	rm -rf $(VENV) .venv-peers site dist build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,4 +47,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[data,test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
 	touch $@ $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""All figures of speed and memory, printed, and written into README.md and docs/benchmarks.md.
+"""All figures of speed and memory, printed, and written into docs/benchmarks.md.
 
 python -m benchmarks                  # all
 python -m benchmarks sampler memory   # some

@@ -16,7 +16,7 @@ __all__ = ["DOCUMENTS", "Table", "cores", "figure", "machine", "write"]
 ROOT = Path(__file__).resolve().parent.parent
 
 # Whatever lies between <!-- begin NAME --> and <!-- end NAME --> in these is a table.
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+DOCUMENTS = (ROOT / "docs" / "benchmarks.md",)
 
 
 class Table(NamedTuple):

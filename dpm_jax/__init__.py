@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from dpm_jax.run import Run as Run
     from dpm_jax.run import load as load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Bernoulli",

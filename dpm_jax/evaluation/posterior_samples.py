@@ -65,7 +65,7 @@ class Draws(NamedTuple):
 
 
 def default_how(experiment: Experiment, model: Model, observations: Observations, num_particles: int) -> How:
-    """Return the method with the least error in the table of the README."""
+    """Return the method with the least error in the table of docs/results.md."""
     if num_particles == 0 and observations.mask.all():
         return "renoised"
     if model.denoise is None:
