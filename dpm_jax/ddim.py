@@ -20,8 +20,8 @@ def ddim(model: Model, eta: float) -> Model:
         variance = eta^2 v_t,      x_0 = E[x_0 | x_t],   eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(sigma2_t)
 
     with v_t the variance of q(x_{t-1} | x_t, x_0). eta = 1 is that posterior at the estimate of x_0; eta = 0 adds no
-    noise: x_0 is a function of x_T, an integrator of the probability flow. Of the model's law of x_0 the
-    mean alone is used. These are samplers: for eta < 1, KL(q(x_{t-1} | x_t, x_0) || p) is not finite or says
+    noise: x_0 is a function of x_T, an integrator of the probability flow. Only the mean of the
+    model's law of x_0 is used. These are samplers: for eta < 1, KL(q(x_{t-1} | x_t, x_0) || p) is not finite or says
     nothing of the chain, and K is not defined by `bound`.
 
     In a chain of few steps (`respacing.respace`) take the edge "decoder": the forward kernel's mean of x_0 given

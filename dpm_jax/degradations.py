@@ -13,7 +13,7 @@ same key at every t, so that x_{t-1} is x_t, less degraded. The ones here are li
     fade        (1 - t / T) x_0                                               x_T = 0, the mean of the data
     mask        a bump about a random pixel is taken out, wider and wider     x_T = 0, nearly
 
-What depends on t or on the size of the images alone is worked out on the host, in float64, once a size.
+Matrices that depend on t or on the size of the images alone are computed on the host, in float64, once a size.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ Evidence r is one of
 `how` it acts along the chain is one of (E = a law, f = a function, L = linear):
 
     "constant"  E f   r itself at every t: the paper's. Exact for r = 1. Far too strong where x_t is noise.
-    "annealed"  E f   r seen through the noise of x_t, as if all x_0 were alike beforehand (`diffuse`): exact if
+    "annealed"  E f   r seen through the noise of x_t, as if all x_0 were equally likely (`diffuse`): exact if
                       p(x_0) is flat; a function is taken to the power alpha_bar_t.
     "renoised"  E     what was observed replaces x_t, re-noised to the level of t (Lugmayr et al. 2022, with
                       `sampling.with_jumps`, their resampling). Exact, but for the grid of noise levels,
-                      where every coordinate was observed with the same noise: denoising. What was
-                      observed in part is not heard by the rest until the next step.
+                      where every coordinate was observed with the same noise: denoising. The
+                      other coordinates learn of the observed ones only at the next step.
     "denoised"  E     the denoiser's law of x_0 given x_t is multiplied with r, coordinate by
                       coordinate. Exact for independent bits, and for normal data with independent coordinates
                       (with `FullNormal`, of few dimensions, with dependent ones, too).

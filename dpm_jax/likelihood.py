@@ -18,8 +18,8 @@ may outweigh all others, which the effective sample size of its example then say
 Upper. Where x_0 is drawn from the model, the trajectory that it was drawn with is an exact draw from the posterior
 p(x_{1:T} | x_0), and with its weight as one of the k, the others as above, E log (1/k) sum_{i<=k} w_i >= log p(x_0)
 (Grosse et al. 2015, bidirectional Monte Carlo; Sobolev and Vetrov 2019, theorem 1). So the model's log-likelihood of
-its own samples is sandwiched, and the width says how far AIS can be trusted at this k. Of data there is no such
-trajectory, and for them only the lower bound is to be had.
+its samples is sandwiched, and the width says how far AIS can be trusted at this k. Data have no such
+trajectory: for them there is the lower bound only.
 
 For bits these are log-probabilities. All in nats, one number an example.
 """

@@ -1,6 +1,6 @@
 """The optimal denoiser, where the data are simple enough to know it.
 
-What a trained network could at best become, and what tests compare the rest with:
+A trained network can at best become this model, and tests compare the rest with it:
 
 - normal data: p(x_0 | x_t) is normal, so the best reverse step is exact and K comes
   as near to the log-likelihood as the edges allow;

@@ -14,8 +14,8 @@ and where x_t is known, a guess of any of these is a guess of all:
     perturbation  = -sqrt(beta_t alpha_bar_{t-1}) / sigma_t  v     the paper's z_mu (appendix D.2.1):
                                                                    mean = sqrt(1 - beta_t) x_t + sqrt(beta_t) z_mu
 
-From v nothing cancels. To v, a guess of x_0 is divided by sigma_t and one of epsilon by sqrt(alpha_bar_t), which
-is how little x_t says of either at t = 1 and at t = T.
+Conversions from v do not cancel. For v, a guess of x_0 is divided by sigma_t and one of epsilon by sqrt(alpha_bar_t),
+which is how little x_t says of either at t = 1 and at t = T.
 
 The mean of x_0 given x_t is the guess. Its variance, or that of the reverse step in place of it, is
 
@@ -29,7 +29,7 @@ c being outputs of the network. At t = 1, where v_t is zero, interpolated and sm
 take v_2). A sigmoid step may be narrower than any mixture of posteriors: that model has no denoiser. An interpolated
 one may be, too, and its denoiser is as near as a law comes: x_0 is certain where the step is below v_t.
 
-Of bits, a network predicts x_0 (the logits of p(x_0 | x_t)), or the paper's perturbation: z added to the logits of a
+For bits, a network predicts x_0 (the logits of p(x_0 | x_t)), or the paper's perturbation: z added to the logits of a
 forward step, which is exact for fair coins, and has no denoiser.
 
 Notation of `processes.gaussian`; float32; x is [B, ..., k] and t int32 [B] in 1..T.

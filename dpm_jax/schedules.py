@@ -1,7 +1,7 @@
 """Schedules: how fast the forward chain destroys structure.
 
 The forward chain of the paper (equation 2, Table App.1) is set by its diffusion
-rates beta_1..beta_T. What survives of x_0 at time t is measured by
+rates beta_1..beta_T. The part of x_0 that survives at time t is measured by
 
     alpha_bar_t = prod_{s<=t} (1 - beta_s),
 

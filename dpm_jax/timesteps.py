@@ -145,7 +145,7 @@ def table(num_timesteps: int) -> TimeTable:
 
 
 def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
-    """Return the table with terms `values` [B] seen at t [B] int32. What is not finite is left out."""
+    """Return the table with terms `values` [B] seen at t [B] int32. Terms that are not finite are left out."""
     seen = jnp.isfinite(values)
     new = jnp.zeros_like(table.visits).at[t].add(seen.astype(table.visits.dtype))
     total = jnp.zeros_like(table.square).at[t].add(jnp.where(seen, values, 0.0) ** 2)

@@ -70,7 +70,7 @@ def test_a_run_in_a_bucket_goes_on_with_the_same_bits(bucket, tmp_path):
         checkpoints.save(40, state, 1e9)
     said = []
     resumed = loop.train(built, source, where, said.append)
-    assert said == [f"going on from step 40 in {bucket}/cut"]
+    assert said == [f"resuming from step 40 in {bucket}/cut"]
     same(resumed, whole)
     same(loop.load_params(built, where)[1], whole.params)
     ours, theirs = metrics.read(where / "metrics.jsonl"), metrics.read(tmp_path / "metrics.jsonl")
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(bucket, monkeypatch):
     said = []
     again = loop.train(built, source, where, said.append)
     assert "60: damaged" in said[0]
-    assert said[-1].startswith("going on from step 40")
+    assert said[-1].startswith("resuming from step 40")
     assert again.step == 60
     names = {path.name for path in (where / "checkpoints").iterdir()}
     assert {"40", "60", "60.damaged"} <= names
@@ -107,7 +107,7 @@ def test_the_commands_on_a_bucket(bucket):
     for steps in (40, 60):
         done = run("train", f"--workdir={where}", *flags, f"--config.train.steps={steps}")
         assert done.code == 0, done.err
-    assert f"going on from step 40 in {where}" in done.out
+    assert f"resuming from step 40 in {where}" in done.out
     done = run("evaluate", f"--workdir={where}", "--ais_k=0")
     assert done.code == 0, done.err
     assert f"wrote {where}/evaluation.json" in done.out

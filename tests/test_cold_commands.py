@@ -51,7 +51,7 @@ def test_it_is_evaluated_resumed_and_sampled(workdir):
     assert "16 held-out images, T = 6, step 24" in again.out
     assert "no likelihood" in again.out
     longer = run("train", "--config=dead_leaves", *FLAGS, "--config.train.steps=30", f"--workdir={workdir}")
-    assert "going on from step 24" in longer.out
+    assert "resuming from step 24" in longer.out
     run("sample", f"--workdir={workdir}", "--num_samples=5", "--gif")
     samples = np.load(workdir / "samples" / "samples.npz")["samples"]
     assert samples.shape == (5, 8, 8, 1)

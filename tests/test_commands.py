@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
         "--config.train.checkpoint_every=200",
     )
     assert done.code == 0, done.err
-    assert f"going on from step {saved} " in done.out
+    assert f"resuming from step {saved} " in done.out
     return workdir, last
 
 

@@ -1,6 +1,7 @@
 """The floors of the house: what may import what, and that the maths needs jax and numpy alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,14 +106,39 @@ def test_every_public_name_has_a_docstring():
 PROJECT = sorted(
     path for part in ("dpm_jax", "examples", "benchmarks", "tests") for path in (ROOT / part).rglob("*.py")
 )
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("path", PROJECT, ids=str)
-def test_no_docstring_begins_with_a_word_that_stands_for_a_noun_elsewhere(path):
+# Phrases that a reader whose first language is not English has to read twice.
+_PHRASES = re.compile(
+    r"drawn anew|is had|\bof its own\b|\bat hand\b|\bso many\b|\bgoes on\b|\bgoing on\b|\bof one's own\b", re.I
+)
+# A noun that stands somewhere else: "Of bits, ...", "What is left ...".
+_SENTENCE = re.compile(r"(?:^|[.:;] +)(Of|What|That|Which) [a-z]")
+# Tables and code of Markdown, and blocks that are indented, are no sentences.
+_CODE = re.compile(r"^```.*?^```|^    .*?$|`[^`\n]*`", re.S | re.M)
+
+
+def _texts(path):
+    """Return the docstrings of a file of Python with what it says in errors and help, or a page."""
+    if path.suffix == ".md":
+        return [_CODE.sub("", path.read_text())]
+    tree = ast.parse(path.read_text())
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("path", PROJECT + PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_english_is_plain(path):
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    documented = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-    first = [(ast.get_docstring(node) or "Empty").split()[0] for node in documented]
-    assert not {"Of", "What", "That", "To", "Which"} & set(first)
+    for text in _texts(path):
+        lines = " ".join(line.strip() for line in text.splitlines())
+        if not path.is_relative_to(ROOT / "tests"):
+            assert not _PHRASES.search(lines), _PHRASES.search(lines)
+            assert not _SENTENCE.search(lines), _SENTENCE.search(lines)
+    if path.suffix == ".py":
+        documented = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+        first = [(ast.get_docstring(node) or "Empty").split()[0] for node in documented]
+        assert not {"Of", "What", "That", "To", "Which"} & set(first)
 
 
 def test_every_test_that_is_called_slow_exists():

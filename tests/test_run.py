@@ -352,7 +352,7 @@ def test_fit_goes_on_and_keeps_to_its_data(tmp_path, capsys):
     run = dpm_jax.fit(VECTORS, where, config=file, steps=8)
     assert run.step == 8
     assert run.model.num_timesteps == run.config.num_timesteps == 5
-    assert "going on from step 5" in capsys.readouterr().out
+    assert "resuming from step 5" in capsys.readouterr().out
     with pytest.raises(UserError, match="belongs to other data"):
         dpm_jax.fit(VECTORS + 1, where, config=file, steps=8)
     with pytest.raises(UserError, match="belongs to another config"):

@@ -188,7 +188,7 @@ def test_told_to_stop_it_saves_and_says_so(number, whole, cache, tmp_path):
     assert "stopping: what is under way is finished and saved first" in printed
     assert not (where / "evaluation.json").exists()
     printed, _ = start(where, cache).communicate()
-    assert f"going on from step {step}" in printed
+    assert f"resuming from step {step}" in printed
     jax.tree.map(np.testing.assert_array_equal, params_of(where), params_of(whole))
 
 

@@ -193,7 +193,7 @@ def test_resumed_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
         checkpoints.save(40, state, 0.0)
     said = []
     resumed = loop.train(built, source, tmp_path / "cut", said.append)
-    assert "going on from step 40" in said[0]
+    assert "resuming from step 40" in said[0]
     same(whole, resumed)
     assert resumed[0] == 60
     assert [line["step"] for line in read(tmp_path / "cut" / "metrics.jsonl")] == [60]
@@ -320,7 +320,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_it_used(tmp
     assert "60: damaged" in said[0]
     assert said[0].endswith("the checkpoint of step 40 is used in its place")
     again = loop.train(built, source, tmp_path, said.append)
-    assert "going on from step 40" in said[-1]
+    assert "resuming from step 40" in said[-1]
     same(whole, again)
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert {"40", "60", "60.damaged"} <= set(kept)

@@ -91,7 +91,7 @@ def run(
 ) -> int:
     """Run a command and return its exit code: 2 after one line on stderr for a `UserError`, 130 after Ctrl-C.
 
-    Of several processes, one that fails alone ends, and ends the others after some seconds.
+    Where one of several processes fails alone, it ends, and ends the others after some seconds.
 
     Args:
       about: text that --help prints before the flags.
@@ -107,7 +107,7 @@ def run(
             print(about, given.get_help(include_special_flags=False), more_help() if more_help else "", sep="\n")
             return 0
         set_up()
-        # An installed command does not look in the folder that it runs in, where parts of one's own are.
+        # An installed command does not look in the folder that it runs in, where the user's parts are.
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
         _join_processes(given)

@@ -12,11 +12,10 @@ after Theis, Hosseini and Bethge 2012.) Two pixels d apart show the same leaf wi
 
 which is also the correlation of their values.
 
-Leaves are drawn from the top down, until no pixel is bare. What would lie below is hidden
-for good, so this is an exact sample of the infinite pile (Kendall and Thoennes 1999).
-Leaves that cannot touch the image are not drawn: with l = size - 1 between the outermost
-pixel centres, a leaf of radius r can where its centre is in a square of side l + 2 r, so
-among those that can
+Leaves are drawn from the top down, until no pixel is bare. Leaves below are hidden, so this is an exact sample
+of the infinite pile (Kendall and Thoennes 1999). Leaves that cannot touch the image are not drawn: with
+l = size - 1 between the outermost pixel centres, a leaf of radius r can where its centre is in a square
+of side l + 2 r, so among those that can
 
     p(r) ~ r^-3 (l + 2 r)^2 = l^2 r^-3 + 4 l r^-2 + 4 r^-1,
 

@@ -43,7 +43,7 @@ def own_source(
     whenever training begins or resumes: it must give the same examples each time.
 
     Args:
-      make: returns the data, anew each time.
+      make: returns the data; called for each pass.
       name: of the data, for messages.
       binary: whether the model is of bits.
       crop: side of the random squares that are the examples, of images; None for whole images.

@@ -39,8 +39,9 @@ class Start(Protocol):
 class Distribution(Start, Protocol):
     """Protocol of a distribution of x. A class of your own with these methods works wherever those of this package do.
 
-    It must be a pytree whose leaves have the batch axes first. What only some algorithms ask is named where it is
-    missing: `product` and `tilt` are for evidence (`guidance`), and classmethods `point` and `known` make evidence.
+    It must be a pytree whose leaves have the batch axes first. Methods
+    that only some algorithms need are named where they are missing: `product` and `tilt` are for evidence (`guidance`),
+    and classmethods `point` and `known` make evidence.
     """
 
     @property

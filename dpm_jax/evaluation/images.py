@@ -77,7 +77,7 @@ def parzen_report(
     """Follow the protocol of Goodfellow et al. 2014: all test images, bandwidth chosen on training images.
 
     They keep the latter out of training; here the model has seen them, which would favour too
-    narrow a window for a model that has memorised them. That of `training` has not.
+    narrow a window for a model that has memorised them. Draws from the training images have not.
 
     Args:
       key: PRNG key of the samples.

@@ -64,7 +64,7 @@ def _columns(x: Array, size: int) -> Array:
 def _map_blocks(f: Callable[..., Array], channels: int, *images: Array) -> Array:
     """f of each block of the batch, [blocks, ...]; block i has the images i, i + blocks, ...
 
-    So many blocks that `channels` numbers a pixel stay in cache. The stride leaves a batch that is
+    The number of blocks is such that `channels` numbers a pixel stay in cache. The stride leaves a batch that is
     split over devices where it is.
     """
     batch, height, width, _ = images[0].shape

@@ -1,4 +1,4 @@
-"""Forward chains: `base` has the protocol of four methods that a process of one's own needs."""
+"""Forward chains: `base` has the protocol of four methods that a new process needs."""
 
 from dpm_jax.processes.base import Process
 from dpm_jax.processes.binomial import Binomial

@@ -160,7 +160,7 @@ class Gaussian:
     # --- Evidence r(x_0), section 2.5: for `guidance` ---
 
     def diffuse(self, r: Normal, t: Array) -> Normal:
-        """Return evidence about x_0 as evidence about x_t: integral of r(x_0) q(x_0 | x_t), all x_0 alike beforehand.
+        """Return evidence about x_0 as evidence about x_t: integral of r(x_0) q(x_0 | x_t), all x_0 equally likely.
 
         Args:
           r: evidence about x_0, [B, ...].

@@ -223,7 +223,7 @@ class Checkpoints:
     def restore(self, like: Any, which: Which = "newest") -> Any:
         """Restore a checkpoint, with the structure, shapes, dtypes and places of `like`.
 
-        What can't be read just now is tried again; only missing and corrupt files are damage.
+        Files that can't be read are tried again; only missing and corrupt files are damage.
 
         Args:
           like: arrays, or their shapes, dtypes and places.

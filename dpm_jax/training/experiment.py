@@ -84,8 +84,8 @@ class Experiment(NamedTuple):
       ema_decay: of the average of parameters.
       init: key -> parameters.
       network: (parameters, x_t, t, key=None) -> outputs, the bare network; with a key, as in training, it drops out.
-      model: (parameters, key=None) -> `Model`; traceable. It has the config's edge at t = 1. That of a cold chain is
-        for `sampling` alone, of images of this shape.
+      model: (parameters, key=None) -> `Model`; traceable. It has the config's edge at t = 1. The model of a cold
+        chain is for `sampling` alone, of images of this shape.
       cold: what a cold chain has in place of noise; None where there is noise.
       data: examples -> what K is evaluated of: with edge "grid", the level nearest to each pixel.
       memory: what the loss remembers from step to step, before the first; empty where it needs none.

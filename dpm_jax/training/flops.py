@@ -24,8 +24,8 @@ _PASSES = {jax.lax.Precision.HIGHEST: 6, jax.lax.Precision.HIGH: 3}
 def count(function: Callable[..., Any], *args: Any, passes: bool = False) -> float:
     """Operations of `function(*args)`; a multiplication and its addition are two.
 
-    Of branches the costliest counts; of those for several platforms that of the ones not named. The body of a `while`,
-    whose length nobody knows, counts once.
+    The costliest of several branches counts; where they are for platforms, that of those not named. The body of a
+    `while`, whose length nobody knows, counts once.
 
     Args:
       function: traceable.

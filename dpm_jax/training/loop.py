@@ -71,7 +71,7 @@ def train(
     profile: tuple[int, int] | None = None,
     initial: Params | None = None,
 ) -> Result:
-    """Train to `config.train.steps`, going on from the newest good checkpoint of `workdir`, if there is one.
+    """Train to `config.train.steps`, resuming from the newest good checkpoint of `workdir`, if there is one.
 
     SIGTERM, Ctrl-C, and the preemption notice of a pod end it early: the dispatch that is under way is finished, and
     saved.
@@ -97,7 +97,7 @@ def train(
             state = start(initial)
         else:
             state = checkpoints.restore(abstract_state(experiment))
-            report(f"going on from step {int(state.step)} in {workdir}")
+            report(f"resuming from step {int(state.step)} in {workdir}")
         step = int(state.step)
         data = feed.open_feed(source.supply, experiment.seed, settings.batch_size, step, settings.log_every)
         run_steps = step_lib.make_run_steps(experiment, data.draw)

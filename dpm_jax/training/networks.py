@@ -65,7 +65,7 @@ def module(
 
 
 def _check_own(made: nn.Module, shape: tuple[int, ...], num_outputs: int) -> None:
-    """See that a network of one's own returns what is needed, and is made of parameters alone."""
+    """Check that a user's network returns what is needed, and is made of parameters alone."""
     x, t = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
     outputs, variables = jax.eval_shape(lambda x, t: made.init_with_output(jax.random.key(0), x, t), x, t)
     wanted = (2, *shape[:-1], num_outputs)

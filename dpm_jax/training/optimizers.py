@@ -33,7 +33,7 @@ _WITHIN = {
 
 
 def _find(field: str, name: str, wanted: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the function of Optax of this name, or of one's own, that takes one of the parameters `wanted`."""
+    """Return the function of Optax of this name, or the user's, that takes one of the parameters `wanted`."""
     if ":" in name:
         own = parts.find(field, name, {})
         if not set(wanted) & set(parts.parameters(own)):

@@ -5,8 +5,9 @@
     c.network.name = "my_nets:Net"               any other, its arguments in `options`
     c.network.options = "width=64, depth=3"
 
-Arguments are checked against the signature of the callable, and their values by the callable. What is known where it
-is called (the number of outputs, the folder of the data, ...) is given to it where its signature has such a name.
+Arguments are checked against the signature of the callable, and their values by the callable. Values that are known
+where it is called (the number of outputs, the folder of the data, ...) are given to it where its signature has such a
+name.
 """
 
 from __future__ import annotations

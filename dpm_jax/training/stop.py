@@ -21,7 +21,7 @@ _HEARD = "stopping: what is under way is finished and saved first"
 class StopSignal:
     """Listens, within its context, for SIGTERM and for Ctrl-C; a second Ctrl-C raises KeyboardInterrupt.
 
-    Of several processes all stop at the same step: JAX passes the notice of one on to all.
+    Several processes stop at the same step: JAX passes the notice of one on to all.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:

@@ -4,7 +4,7 @@ A run is trained by `training.step.make_run_steps`, as train.py trains it, on th
 lane: what differs between two lanes is what their numbers did. A lane whose loss is not finite stops there, and
 the others go on.
 
-What changes the program's constants (the schedule, and the network's clock that comes of it) is another
+A change of the program's constants (the schedule, and the network's clock, which follows from it) makes another
 `Experiment`; several may share a program, with the same lanes each.
 """
 

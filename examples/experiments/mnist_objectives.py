@@ -1,7 +1,7 @@
 """MNIST: noise prediction by L_simple (DDPM) and the bound K, the same network and number of steps, side by side.
 
-Both have T = 1000. Of each: K on the same held-out images, every t visited; bits/dim of the pixels; and what samples
-of a shorter, evenly spaced chain are worth, beside training images in their place.
+Both have T = 1000. Both are compared by K on the same held-out images, every t visited, by bits/dim of the
+pixels, and by samples of a shorter, evenly spaced chain, beside training images in their place.
 """
 
 from __future__ import annotations
