@@ -326,7 +326,7 @@ def test_the_package_installs_the_commands():
     assert set(scripts) == {"dpm-train", "dpm-evaluate", "dpm-sample"}
     for name, path in scripts.items():
         module, function = path.split(":")
-        assert module == f"dpm_jax.cli.{name.removeprefix('dpm-')}"
+        assert (module, function) == ("dpm_jax.cli", f"{name.removeprefix('dpm-')}_command")
         assert callable(getattr(importlib.import_module(module), function))
 
 
@@ -386,3 +386,18 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
 )
 def test_numbers_out_of_range_are_refused(script, flag, trained):
     refused(run(script, f"--workdir={trained[0]}", flag), flag.split("=")[0].lstrip("-"))
+
+
+def test_a_run_whose_output_is_a_file_is_quiet(tmp_path):
+    """No warning of a library, no bar of a thousand lines; a new process, as a user starts it."""
+    arguments = [*QUICK, "--config.train.steps=200", f"--workdir={tmp_path / 'run'}"]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *arguments], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) <= 4, done.stderr
+    assert all(line.startswith(("training:", "evaluating:", "sampling:")) for line in lines), done.stderr
+    assert any(line.startswith("training: 100%") for line in lines), done.stderr
+    assert "\r" not in done.stderr

@@ -5,7 +5,8 @@ They need the extra `train`: pip install 'dpm_jax[train]'.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import os
 import sys
 
 __all__ = ["evaluate_command", "sample_command", "train_command"]
@@ -26,7 +27,14 @@ def sample_command() -> int:
     return _run("sample")
 
 
+# Files by which a machine with an accelerator is known.
+_ACCELERATORS = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+
 def _run(name: str) -> int:
+    if importlib.util.find_spec("libtpu") is not None and not any(map(os.path.exists, _ACCELERATORS)):
+        # TPU's compiler is installed for --topology alone; JAX would look for TPUs, and warn of there being none.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
         command = importlib.import_module(f"dpm_jax.cli.{name}")
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -72,6 +73,7 @@ class Definitions:
         """Define the flags of every command."""
         self.boolean("help", False, "Whether to print this text and do nothing else.", short_name="h")
         self.boolean("debug", False, "Whether to print the traceback of an error before its message.")
+        self.boolean("verbose", False, "Whether to show the logs and warnings of other libraries.")
         self.boolean(
             "distributed",
             None,
@@ -106,7 +108,7 @@ def run(
         if given.help:
             print(about, given.get_help(include_special_flags=False), more_help() if more_help else "", sep="\n")
             return 0
-        set_up()
+        set_up(given.verbose)
         # An installed command does not look in the folder that it runs in, where the user's parts are.
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
@@ -144,11 +146,18 @@ def _parse(define: Callable[[Definitions], None], arguments: Sequence[str]) -> F
 
 
 @functools.cache
-def set_up() -> None:
-    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn."""
+def set_up(verbose: bool = False) -> None:
+    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn.
+
+    Args:
+      verbose: whether other libraries' logs and warnings are shown.
+    """
     # Orbax and its helpers log every save and restore; what fails comes as an exception.
     logging.use_absl_handler()
-    logging.set_verbosity(logging.FATAL)
+    logging.set_verbosity(logging.INFO if verbose else logging.FATAL)
+    if not verbose and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module=r"dpm_jax\.")
     matplotlib.use("Agg")
 
 

@@ -204,7 +204,7 @@ class _Log:
                 "try a lower optimizer.learning_rate or clip_norm, or --debug_nans to see where it comes from"
             )
         if not whole and found is None:
-            self._bar.set_postfix_str("")
+            self._bar.set_postfix_str("", refresh=False)
             self._bar.update(num)
             self._finished = time.perf_counter()
             return
@@ -236,7 +236,7 @@ class _Log:
                 # Before the checkpoint, so that no line is missing where a run resumes from it.
                 self._metrics.push()
         skipped = f", {values['skipped']} skipped" if values["skipped"] else ""
-        self._bar.set_postfix_str(f"{shown}, {rate:.0f} steps/s{skipped}")
+        self._bar.set_postfix_str(f"{shown}, {rate:.0f} steps/s{skipped}", refresh=False)
         self._bar.update(num)
 
     def _in_bits(self, nats: float) -> float:
