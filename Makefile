@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test test-all lint bench docs dist clean
+.PHONY: demo test test-all quick lint bench docs dist clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py
@@ -14,6 +14,11 @@ test: lint $(VENV)/.installed-test
 
 test-all: lint $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+# A part that sees what another Python, and the newest JAX there, would break.
+quick: $(VENV)/.installed-test
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(VENV)/bin/python -m pytest -n auto -m "not slow" \
+	  tests/test_contract.py tests/test_bound.py tests/test_commands.py tests/test_imports.py tests/test_saved.py
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -36,7 +41,7 @@ dist: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) .venv-peers site dist build
+	rm -rf $(VENV) .venv-* site dist build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -141,6 +141,13 @@ def test_english_is_plain(path):
         assert not {"Of", "What", "That", "To", "Which"} & set(first)
 
 
+def test_versions_agree():
+    import dpm_jax
+
+    for file, before in (("pyproject.toml", 'version = "'), ("CITATION.cff", "version: "), ("CHANGELOG.md", "## ")):
+        assert f"\n{before}{dpm_jax.__version__}" in (ROOT / file).read_text(), file
+
+
 def test_every_test_that_is_called_slow_exists():
     """Names of tests that were renamed would be run, slow as they are, in `make test`."""
     for line in (ROOT / "tests" / "slow.txt").read_text().splitlines():
