@@ -1,6 +1,7 @@
 """Programs compiled by TPU's compiler for pods that are not here: that they fit, and what their chips send."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,23 @@ def test_collectives_by_hand():
         Collective("all-gather", 1, 4 * 64),
     )
     assert hlo.collectives("%a = f32[2]{0} add(%b, %c)") == ()
+
+
+def test_products_by_hand():
+    text = """
+%fused (a: bf16[8,8], b: f32[8,8]) -> f32[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = f32[8,8]{1,0:T(8,128)} parameter(1)
+  %dot.1 = f32[8,8]{1,0} dot(%a, %a), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %dot.2 = f32[8,8]{1,0} dot(%b, %dot.1), lhs_contracting_dims={1}, operand_precision={highest,highest}
+}
+
+ENTRY %main (p: f32[8,8]) -> f32[8,8] {
+  %p = f32[8,8]{1,0} parameter(0)
+  ROOT %convolution.3 = f32[8,8]{1,0} convolution(%p, %p), dim_labels=bf_io->bf, operand_precision={highest,highest}
+}
+"""
+    assert hlo.products(text) == (hlo.Product("bf16", "default", 1), hlo.Product("f32", "highest", 2))
 
 
 def test_what_leaves_the_chip_by_hand():
@@ -116,6 +134,9 @@ def test_gradients_alone_are_sent_between_the_chips_of_two_hosts():
     # And the loss; three digits are printed.
     assert sent["all-reduce"] == pytest.approx(4 * num_params, rel=0.01)
     assert "by the compiler's estimate of each operation" in told
+    # The network is float32, and so are the products of its gradient.
+    (products,) = (line for line in told.splitlines() if "products:" in line)
+    assert re.fullmatch(r"  products: \d+ of f32 at precision highest", products)
 
 
 @needs_compiler
@@ -137,6 +158,15 @@ with arguments.mesh_context(config.mesh, None, devices) as on:
     # Of 1024 examples each of 8 chips has 128.
     assert "f32[128,2]" in text
     assert "[1024,2]" not in text
+
+
+@needs_compiler
+@pytest.mark.parametrize("arguments", [["--config=heartbeat"], ["--config=dead_leaves"]])
+def test_networks_of_float32_have_no_product_below_their_precision(arguments, tmp_path):
+    """Of bits, and of images, whose convolutions have gradients of their own (`nets.convolution`)."""
+    told, _ = dry_run("train", *arguments, "--topology=v5e:2x4", f"--workdir={tmp_path}")
+    (products,) = (line for line in told.splitlines() if "products:" in line)
+    assert re.fullmatch(r"  products: \d+ of f32 at precision highest", products)
 
 
 @needs_compiler

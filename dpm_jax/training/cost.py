@@ -15,7 +15,7 @@ from dpm_jax.training import flops, hlo
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.chips import CHIPS, Chip, chip
 from dpm_jax.training.experiment import Experiment
-from dpm_jax.training.hlo import Collective
+from dpm_jax.training.hlo import Collective, Product
 from dpm_jax.training.programs import Program
 from dpm_jax.training.step import TrainState
 
@@ -36,6 +36,7 @@ class Cost(NamedTuple):
       arguments: bytes that are put in, such as state and batches.
       temporary: bytes besides, while it runs, its results where they do not take the place of arguments.
       collectives: what devices send each other.
+      products: matrix products and convolutions, by type and precision.
       num_devices: how many of them.
       device_kind: as JAX names it.
       seconds: that compilation took.
@@ -50,6 +51,7 @@ class Cost(NamedTuple):
     arguments: int
     temporary: int
     collectives: tuple[Collective, ...]
+    products: tuple[Product, ...]
     num_devices: int
     device_kind: str
     seconds: float
@@ -107,6 +109,7 @@ def measure(program: Program, devices: list[Any] | None = None) -> Cost:
         arguments=int(plan.argument_size_in_bytes),
         temporary=int(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes),
         collectives=hlo.collectives(text),
+        products=hlo.products(text),
         num_devices=len(found),
         device_kind=found[0].device_kind,
         seconds=seconds,
@@ -126,6 +129,9 @@ def table(program: Program, cost: Cost) -> str:
     ]
     for kind in cost.collectives:
         lines.append(f"  {kind.num} x {kind.name}, {kind.num_bytes / 2**20:,.3g} MiB")
+    if known and cost.products:
+        kinds = (f"{kind.num} of {kind.dtype} at precision {kind.precision}" for kind in cost.products)
+        lines.append(f"  products: {', '.join(kinds)}")
     if known:
         return "\n".join([*lines, *_roofline(cost, known)])
     lines.append("  an estimate for one device, of its peak in bfloat16 and that traffic, whichever takes longer:")

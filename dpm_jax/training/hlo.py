@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-__all__ = ["Collective", "Operation", "collectives", "operations"]
+__all__ = ["Collective", "Operation", "Product", "collectives", "operations", "products"]
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # %name = TYPE operation(operands), ...; a type may be a tuple.
@@ -14,6 +14,7 @@ _LINE = re.compile(
     r"^\s*(?:ROOT )?%(?P<name>[^ ]+) = (?P<type>\(.*?\)|[^ ]+) (?P<op>[a-z][a-z0-9-]*)\((?P<operands>[^)]*)\)"
 )
 _SOURCE = re.compile(r'op_name="([^"]*)"')
+_PRECISION = re.compile(r"operand_precision=\{(\w+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ARRAY = re.compile(r"\b(?P<dtype>pred|[a-z]+\d+)\w*\[(?P<shape>[\d,]*)\](?P<layout>\{[^}]*\})?")
 # Operations that move no data.
@@ -50,6 +51,20 @@ class Operation(NamedTuple):
     cycles: int
 
 
+class Product(NamedTuple):
+    """All matrix products and convolutions of one kind.
+
+    Attributes:
+      dtype: of the operands, as XLA names it, such as "f32"; the widest, if they differ.
+      precision: "default", "high" or "highest".
+      num: how many; in the body of a loop once.
+    """
+
+    dtype: str
+    precision: str
+    num: int
+
+
 def collectives(text: str) -> tuple[Collective, ...]:
     """Return the collective operations of a program's HLO text, by kind."""
     found: dict[str, list[int]] = {}
@@ -58,6 +73,23 @@ def collectives(text: str) -> tuple[Collective, ...]:
         if line and (name := line["op"].removesuffix("-done")) in _COLLECTIVES:
             found.setdefault(name, []).append(sum(_sizes(line["type"])))
     return tuple(Collective(name, len(found[name]), sum(found[name])) for name in _COLLECTIVES if name in found)
+
+
+def products(text: str) -> tuple[Product, ...]:
+    """Return the matrix products and convolutions of a program's HLO text, in all of its computations, by kind."""
+    dtypes: dict[str, str] = {}
+    found: dict[tuple[str, str], int] = {}
+    for raw in text.splitlines():
+        if not (line := _parsed(raw)):
+            continue
+        if array := _ARRAY.match(line["type"]):
+            dtypes[line["name"]] = array["dtype"]
+        if line["op"] in ("dot", "convolution"):
+            operands = [dtypes[name] for name in re.findall(r"%([^ ,]+)", line["operands"]) if name in dtypes]
+            precision = _PRECISION.search(raw)
+            kind = max(operands, key=_width, default=dtypes[line["name"]]), precision[1] if precision else "default"
+            found[kind] = found.get(kind, 0) + 1
+    return tuple(Product(*kind, num) for kind, num in sorted(found.items()))
 
 
 def operations(text: str) -> list[Operation]:

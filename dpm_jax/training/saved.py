@@ -56,7 +56,8 @@ def save(folder: Path, step: int, params: Params) -> None:
       UserError: if it can't be written.
     """
     file = io.BytesIO()
-    np.savez_compressed(file, **{_STEP: np.asarray(step)}, **{k: np.asarray(v) for k, v in _by_path(params).items()})
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _by_path(params).items()}
+    np.savez_compressed(file, **arrays | {_STEP: np.asarray(step)})
     with writing(folder):
         (folder / _FILE).write_bytes(file.getvalue())
 
