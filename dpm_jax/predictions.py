@@ -239,7 +239,8 @@ def binomial(process: Binomial, network: Network, *, prediction: Literal["x_0", 
     Args:
       process: of T steps.
       network: its outputs are logits, of x_t's shape: of p(x_0 | x_t), or z, added to the logits of a forward step.
-      prediction: which of them.
+      prediction: which of them. Zero outputs are the best step of fair coins with "perturbation"; with "x_0" they
+        ignore x_t, whose logits have to be learned.
 
     Raises:
       ValueError: if it is neither.

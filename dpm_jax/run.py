@@ -136,7 +136,7 @@ class Run:
         """Convert examples to the model's units.
 
         Args:
-          x: [N, *shape] in the data's own units, or one example [*shape].
+          x: `[N, *shape]` in the data's own units, or one example `[*shape]`.
           key: PRNG key of the dequantisation noise, for pixels and integers; if None, they become the middles of their
             steps.
 
@@ -207,8 +207,8 @@ class Run:
           num_particles: of sequential Monte Carlo, exact as they become many; 0 for the approximate chain.
 
         Returns:
-          [N, *shape] in the data's own units: float64, pixels uint8. With `given`, [n, N, *shape]; where one example
-          was given, [N, *shape].
+          `[N, *shape]` in the data's own units: float64, pixels uint8. With `given`, [n, N, *shape]; where one example
+          was given, `[N, *shape]`.
 
         Raises:
           ValueError: if an argument is out of range, or does not go with this model or with another argument.
@@ -255,8 +255,8 @@ class Run:
         """Return the evidence of examples observed in part, without noise, for inpainting.
 
         Args:
-          y: [n, *shape] in the data's own units, or one example; values where nothing was observed are ignored.
-          mask: True where observed: [*shape] for all, or [n, *shape]; images without channels, too.
+          y: `[n, *shape]` in the data's own units, or one example; values where nothing was observed are ignored.
+          mask: True where observed: `[*shape]` for all, or `[n, *shape]`; images without channels, too.
 
         Raises:
           ValueError: if y or the mask does not fit the model, or nothing is observed, or nothing hidden.
@@ -272,7 +272,7 @@ class Run:
         """Return the evidence of examples observed with noise, for denoising.
 
         Args:
-          y: [n, *shape] in the data's own units with the noise, or one example.
+          y: `[n, *shape]` in the data's own units with the noise, or one example.
           sigma: standard deviation of the noise in the data's own units; of bits, the flip probability.
 
         Raises:
@@ -333,7 +333,8 @@ class Run:
 
         Args:
           key: PRNG key of the noise.
-          x: [N, *shape] in the data's own units, or one example [*shape]; images of one channel also without its axis.
+          x: `[N, *shape]` in the data's own units, or one example `[*shape]`; images of one channel also without its
+            axis.
           num_draws: of the noise, at least 1. Their spread gives the standard error, which is rough for few.
 
         Returns:
