@@ -15,10 +15,11 @@ test: lint $(VENV)/.installed-test
 test-all: lint $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
-# A part that sees what another Python, and the newest JAX there, would break.
+# The code of the documentation and the wheel, and a part that sees what another Python or JAX would break.
 quick: $(VENV)/.installed-test
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(VENV)/bin/python -m pytest -n auto -m "not slow" \
-	  tests/test_contract.py tests/test_bound.py tests/test_commands.py tests/test_imports.py tests/test_saved.py
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(VENV)/bin/python -m pytest -n auto --dist worksteal \
+	  tests/test_docs.py tests/test_commands.py tests/test_contract.py tests/test_imports.py tests/test_saved.py \
+	  tests/test_wheel.py::test_its_commands_train_evaluate_and_sample_in_another_folder
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -96,7 +96,7 @@ def test_of_independent_bits_it_is_the_log_likelihood(schedule):
 def test_of_the_heartbeat_it_is_the_limit_that_its_chains_come_up_to():
     """A step of the best factorised chain is exact only as it becomes short."""
     points = jnp.asarray(np.eye(5)[:, np.arange(20) % 5], jnp.float32)
-    x_0 = jnp.tile(points, (2000, 1))
+    x_0 = jnp.tile(points, (1000, 1))
 
     def model(num_timesteps):
         process = Binomial(schedules.erase(num_timesteps, beta_1=1e-5))
@@ -104,8 +104,8 @@ def test_of_the_heartbeat_it_is_the_limit_that_its_chains_come_up_to():
 
     found = jax.jit(lambda key: bound.limit(key, model(30), x_0, edge="decoder", num_times=2))(KEY)
     lost = -np.log(5) - np.asarray(found.k)
-    assert abs(lost.mean()) < 4 * lost.std() / np.sqrt(len(lost)) < 0.15
-    chains = {num: bound.evaluate(KEY, model(num), x_0[: 60_000 // num], edge="decoder") for num in (30, 300)}
+    assert abs(lost.mean()) < 4 * lost.std() / np.sqrt(len(lost)) < 0.2
+    chains = {num: bound.evaluate(KEY, model(num), x_0[: 30_000 // num], edge="decoder") for num in (30, 300)}
     gaps = {num: float(-np.log(5) - chain.k.mean()) for num, chain in chains.items()}
     assert gaps[30] > 5 * gaps[300] > 0
 

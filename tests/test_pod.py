@@ -163,7 +163,7 @@ with arguments.mesh_context(config.mesh, None, devices) as on:
 @needs_compiler
 @pytest.mark.parametrize("arguments", [["--config=heartbeat"], ["--config=dead_leaves"]])
 def test_networks_of_float32_have_no_product_below_their_precision(arguments, tmp_path):
-    """Of bits, and of images, whose convolutions have gradients of their own (`nets.convolution`)."""
+    """A network of bits, and one of images, whose convolutions have their own gradients (`nets.convolution`)."""
     told, _ = dry_run("train", *arguments, "--topology=v5e:2x4", f"--workdir={tmp_path}")
     (products,) = (line for line in told.splitlines() if "products:" in line)
     assert re.fullmatch(r"  products: \d+ of f32 at precision highest", products)
