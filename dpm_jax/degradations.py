@@ -27,6 +27,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax.numerics import refuse
+from dpm_jax.numerics.cosines import cosines
 from dpm_jax.numerics.shapes import at
 
 __all__ = ["Degradation", "blur", "fade", "mask", "pixelate"]
@@ -46,15 +47,6 @@ def _check_range(num_timesteps: int, **widths: float) -> None:
         if not (value > least or (bound != "0" and value == least)):
             raise ValueError(f"{name}: must be {'more than 0' if bound == '0' else f'at least {bound}'}, got {value}")
         least, bound = value, name
-
-
-@functools.cache
-def _cosines(size: int) -> np.ndarray:
-    """Return the orthonormal cosine transform (DCT-II), [size, size], a frequency a row."""
-    frequency, place = np.arange(size)[:, None], np.arange(size) + 0.5
-    basis = np.sqrt(2 / size) * np.cos(np.pi * frequency * place / size)
-    basis[0] /= np.sqrt(2)
-    return np.asarray(basis, np.float32)
 
 
 def blur(num_timesteps: int, *, sigma_final: float, sigma_first: float = 0.5) -> Degradation:
@@ -82,7 +74,7 @@ def blur(num_timesteps: int, *, sigma_final: float, sigma_first: float = 0.5) ->
 
     def degrade(x_0: Array, t: Array) -> Array:
         height, width = x_0.shape[1:3]
-        rows, columns = jnp.asarray(_cosines(height)), jnp.asarray(_cosines(width))
+        rows, columns = jnp.asarray(cosines(height)), jnp.asarray(cosines(width))
         wave = [np.pi * np.arange(size) / size for size in (height, width)]
         frequency2 = jnp.asarray((wave[0][:, None] ** 2 + wave[1] ** 2)[..., None], jnp.float32)
         # What the blur takes away, rather than what it leaves: nothing at t = 0, and nothing of the mean.

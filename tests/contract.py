@@ -399,6 +399,7 @@ def check_process(
     twin: Any = None,
     prior_kl: float = 1e-2,
     atol: float = 2e-3,
+    rounding: float = 0.0,
 ) -> ProcessFacts:
     """Check a process at t = 1, 2, in the middle, T - 1 and T.
 
@@ -411,6 +412,7 @@ def check_process(
       twin: another process of this class and T, if it is a pytree: it must not compile the program once more.
       prior_kl: nats that q(x_T | x_0) may be away from the prior.
       atol: nats that float32 may cost a log-probability.
+      rounding: by which points at t = 0, and posteriors at t = 1, may differ from x_0.
 
     Returns:
       What was found.
@@ -436,14 +438,14 @@ def check_process(
         facts = _host(compiled(process, *arguments))
         compiled(twin, *arguments)
     assert len(traces) == 1, "a process of the same T compiled the program once more"
-    _check_process_facts(facts, prior_kl, atol)
+    _check_process_facts(facts, prior_kl, atol, rounding)
     return facts
 
 
-def _check_process_facts(facts: ProcessFacts, prior_kl: float, atol: float) -> None:
+def _check_process_facts(facts: ProcessFacts, prior_kl: float, atol: float, rounding: float) -> None:
     (mean, variance), draw = facts.at_zero
     for found in (mean, draw):
-        np.testing.assert_array_equal(found, facts.x_0, err_msg="marginal at 0")
+        np.testing.assert_allclose(found, facts.x_0, rtol=0, atol=rounding, err_msg="marginal at 0")
     np.testing.assert_array_equal(variance, 0, err_msg="marginal at 0")
     for name, mass in zip(("marginal", "forward"), facts.masses, strict=True):
         _close(mass, 1, f"{name} is not normalised", atol=2e-4)
@@ -454,7 +456,7 @@ def _check_process_facts(facts: ProcessFacts, prior_kl: float, atol: float) -> N
     (mean, variance), draw = facts.posterior
     first, later = facts.t == 1, facts.t > 1
     for found in (mean[first], draw[first]):
-        np.testing.assert_array_equal(found, facts.x_0[first], err_msg="posterior at t = 1")
+        np.testing.assert_allclose(found, facts.x_0[first], rtol=0, atol=rounding, err_msg="posterior at t = 1")
     np.testing.assert_array_equal(variance[first], 0, err_msg="posterior at t = 1")
     with np.errstate(invalid="ignore"):
         joint = facts.log_before + facts.log_forward

@@ -33,6 +33,7 @@ FLOORS = {
     "respacing": 2,
     "guidance": 2,
     "smc": 2,
+    "spectrum": 2,
     "likelihood": 2,
     "entropy": 2,
     "optimal": 2,
