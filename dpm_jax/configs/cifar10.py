@@ -6,7 +6,7 @@ Fourier features of them.
 Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bits/pixel.
 Field: DDPM 3.70 bits/dim, VDM 2.65.
 Command: python train.py --config=cifar10 --data_dir=FOLDER
-Expect, on 2 CPU cores: 4.265 +- 0.031 bits/dim, K = 5.22 +- 0.09 bits/pixel, K - L_null = 11.36 +- 0.13; colours and
+Expect, on 2 CPU cores: 4.266 +- 0.031 bits/dim, K = 5.21 +- 0.09 bits/pixel, K - L_null = 11.35 +- 0.13; colours and
 textures; 15 minutes of training on quiet cores (8 steps/s), 22 beside other work.
 """
 
