@@ -32,7 +32,7 @@ from dpm_jax.training import build, experiment, loop, mesh, programs, storage, w
 from dpm_jax.training.hosts import together
 from dpm_jax.units import bits
 
-_FILES = "a .npz (arrays samples, mask, truth), .npy, image or folder, or held_out for held-out data of the workdir"
+_FILES = "a .npz (arrays samples, mask, truth), .npy, .csv, image, folder, or held_out for held-out data of the workdir"
 
 # Seconds from which on the time that the samples take is printed.
 _LONG = 5
