@@ -9,6 +9,8 @@ import importlib.util
 import os
 import sys
 
+import jax
+
 __all__ = ["evaluate_command", "sample_command", "train_command"]
 
 
@@ -32,9 +34,10 @@ _ACCELERATORS = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd", "/dev
 
 
 def _run(name: str) -> int:
-    if importlib.util.find_spec("libtpu") is not None and not any(map(os.path.exists, _ACCELERATORS)):
+    chosen = os.environ.get("JAX_PLATFORMS")
+    if not chosen and importlib.util.find_spec("libtpu") is not None and not any(map(os.path.exists, _ACCELERATORS)):
         # TPU's compiler is installed for --topology alone; JAX would look for TPUs, and warn of there being none.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        jax.config.update("jax_platforms", "cpu")
     try:
         command = importlib.import_module(f"dpm_jax.cli.{name}")
     except ModuleNotFoundError as error:
