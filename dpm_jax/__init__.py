@@ -37,6 +37,7 @@ from dpm_jax import (
 )
 from dpm_jax.ddim import ddim
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal, level
+from dpm_jax.errors import missing_extra
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.processes import Binomial, Gaussian
 from dpm_jax.respacing import respace
@@ -94,10 +95,7 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(importlib.import_module(_LATER[name]), name)
         except ModuleNotFoundError as error:
-            if (error.name or "").startswith("dpm_jax"):
-                raise
-            message = f"dpm_jax.{name} needs {error.name}: pip install 'dpm_jax[train]'"
-            raise ModuleNotFoundError(message, name=error.name) from error
+            raise ModuleNotFoundError(missing_extra(f"dpm_jax.{name}", error), name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UserError", "writing"]
+__all__ = ["UserError", "missing_extra", "writing"]
 
 
 class UserError(Exception):
     """Something the user can put right. Its text is one line; commands print it and exit with 2."""
+
+
+def missing_extra(what: str, error: ModuleNotFoundError) -> str:
+    """Return the line that says which package is missing for `what`, and how it is installed.
+
+    Raises:
+      ModuleNotFoundError: the error itself, if it is a module of this package that is missing.
+    """
+    if (error.name or "").startswith("dpm_jax"):
+        raise error
+    return f"{what} needs {error.name}: pip install 'dpm_jax[train]'"
 
 
 @contextmanager

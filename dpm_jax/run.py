@@ -112,14 +112,15 @@ class Run:
         """The model in its own units, for `bound`, `sampling`, `guidance` and the rest; see `standardize`."""
         return self.experiment.model(self.params)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the model into a folder: config, units and averaged parameters, for `load` and the commands.
 
-        It is a third of a checkpoint, or less, and holds one; the optimizer's state is left out, so that training does
-        not resume from it, but can start from it (`init_from`).
+        The optimizer's state is left out, so that training does not resume from it, but can start from it
+        (`init_from`).
 
         Args:
           folder: of this machine or in a bucket; made if missing.
+          half: whether parameters are written as float16, in half of the space; they are float32 when loaded.
 
         Raises:
           UserError: if it is in use by a run, or can't be written.
@@ -128,7 +129,7 @@ class Run:
         if (where / "config.json").exists():
             raise UserError(f"{where}: holds a run already; choose another folder")
         workdir_lib.describe(where, Description(self.config, self.experiment.shape, self.standardization))
-        saved.save(where, self.step, self.params)
+        saved.save(where, self.step, self.params, half)
 
     # --- Units ---
 

@@ -8,8 +8,8 @@ Gaussian diffusion of z is diffusion of x in which noise of every frequency meet
     log p(x) = log p(z) - sum log s,
 
 and the prior N(0, M M^T) is the Gaussian model. White noise erases fine detail first, and a network has to learn the
-spectrum; here it begins with it. It is a perturbation around an energy-based model in its simplest exact form (paper,
-section 4). Densities are those of x: K of a model here and of one with white noise can be compared.
+spectrum; here it begins with it. It is the perturbation around an energy-based model of the paper's outlook, in its
+simplest exact form. Densities are those of x: K of a model here and of one with white noise can be compared.
 """
 
 from __future__ import annotations

@@ -110,10 +110,18 @@ PROJECT = sorted(
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-# Phrases that a reader whose first language is not English has to read twice.
-_PHRASES = re.compile(
-    r"drawn anew|is had|\bof its own\b|\bat hand\b|\bso many\b|\bgoes on\b|\bgoing on\b|\bof one's own\b", re.I
+# Phrases that a reader whose first language is not English has to read twice. None may be used.
+_HARD_PHRASES = (
+    "drawn anew",
+    "is had",
+    "of its own",
+    "at hand",
+    "so many",
+    "goes on",
+    "going on",
+    "of one's own",
 )
+_PHRASES = re.compile("|".join(rf"\b{phrase}\b" for phrase in _HARD_PHRASES), re.IGNORECASE)
 # A noun that stands somewhere else: "Of bits, ...", "What is left ...".
 _SENTENCE = re.compile(r"(?:^|[.:;] +)(Of|What|That|Which) [a-z]")
 # Tables and code of Markdown, and blocks that are indented, are no sentences.

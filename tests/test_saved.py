@@ -36,6 +36,17 @@ def test_a_saved_model_is_the_model(fitted, tmp_path):
         fitted.save(tmp_path / "small")
 
 
+def test_half_of_the_space_is_enough(fitted, tmp_path):
+    fitted.save(tmp_path / "whole")
+    fitted.save(tmp_path / "half", half=True)
+    size = [(tmp_path / name / "params.npz").stat().st_size for name in ("whole", "half")]
+    assert size[1] < 0.6 * size[0]
+    again = dpm_jax.load(tmp_path / "half")
+    apart = jax.tree.map(lambda a, b: float(abs(a - b).max() / abs(b).max()), again.params, fitted.params)
+    assert 0 < max(jax.tree.leaves(apart)) < 1e-3
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.params)} == {np.dtype("float32")}
+
+
 def test_it_is_not_trained_on_but_can_be_started_from(fitted, tmp_path):
     fitted.save(tmp_path / "small")
     x = np.random.default_rng(1).normal([170, 65], [10, 8], (500, 2))

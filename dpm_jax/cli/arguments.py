@@ -34,6 +34,8 @@ __all__ = ["Definitions", "checkpoint", "mesh_context", "outputs", "pod", "print
 
 # Seconds that a process which has failed waits for the others, before they are ended too.
 _PATIENCE = 10
+# Files by which a machine with an accelerator is known.
+_ACCELERATORS = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 
 class Definitions:
@@ -113,7 +115,8 @@ def run(
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
         _join_processes(given)
-        act(given)
+        with _warnings(given.verbose):
+            act(given)
         sys.stdout.flush()
         wait_for_all("the end")
     except UserError as error:
@@ -150,15 +153,26 @@ def set_up(verbose: bool = False) -> None:
     """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn.
 
     Args:
-      verbose: whether other libraries' logs and warnings are shown.
+      verbose: whether other libraries' logs are shown.
     """
     # Orbax and its helpers log every save and restore; what fails comes as an exception.
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO if verbose else logging.FATAL)
-    if not verbose and not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", module=r"dpm_jax\.")
     matplotlib.use("Agg")
+    has_compiler = importlib.util.find_spec("libtpu") is not None
+    if has_compiler and not os.environ.get("JAX_PLATFORMS") and not any(map(os.path.exists, _ACCELERATORS)):
+        # TPU's compiler is installed for --topology alone; JAX would look for TPUs, and warn of there being none.
+        jax.config.update("jax_platforms", "cpu")
+
+
+@contextmanager
+def _warnings(verbose: bool) -> Iterator[None]:
+    """Show warnings of this package alone, unless they are wanted, or Python was told which to show."""
+    with warnings.catch_warnings():
+        if not verbose and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", module=r"dpm_jax\.")
+        yield
 
 
 def _join_processes(given: FlagValues) -> None:

@@ -44,19 +44,21 @@ def _by_path(params: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def save(folder: Path, step: int, params: Params) -> None:
+def save(folder: Path, step: int, params: Params, half: bool = False) -> None:
     """Write the parameters of a model into `folder`/params.npz.
 
     Args:
       folder: with config.json and data.json; it exists.
       step: optimizer steps that they have taken.
       params: the averaged parameters.
+      half: whether they are written as float16.
 
     Raises:
       UserError: if it can't be written.
     """
     file = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _by_path(params).items()}
+    dtype = np.float16 if half else None
+    arrays: dict[str, Any] = {name: np.asarray(leaf, dtype) for name, leaf in _by_path(params).items()}
     np.savez_compressed(file, **arrays | {_STEP: np.asarray(step)})
     with writing(folder):
         (folder / _FILE).write_bytes(file.getvalue())
