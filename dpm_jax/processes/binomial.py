@@ -101,14 +101,13 @@ class Binomial:
         step, start = self._step_strength(x_t, t), self._marginal_strength(x_t, t - 1)
         if not is_law(x_0):
             return Bernoulli(step * sign + start * signs(x_0), event_ndim=event_ndim)
-        # Beyond +-80 float32 tells no difference, and inf - inf would be NaN.
-        outputs = jnp.clip(x_0.logits if isinstance(x_0, Bernoulli) else jax.scipy.special.logit(x_0.mean), -80.0, 80.0)
+        outputs = _logits(x_0)
         # h is odd in A, so that it is needed once an example and not once a bit.
         h = (softplus(step - start) - softplus(-step - start)) * sign
         v = outputs + h - step * sign
         return Bernoulli(outputs + h + softplus(-(v + start)) - softplus(v - start), event_ndim=event_ndim)
 
-    def kl_rate(self, x_0: Array, p: Bernoulli, x_t: Array, t: Array) -> Array:
+    def kl_rate(self, x_0: Array, p: Any, x_t: Array, t: Array) -> Array:
         """Return the KL of a reverse step by its length in t, as steps become infinitely short (see `bound.limit`).
 
         In continuous time a bit is replaced by a coin at the rate b = -d log alpha_bar_t / dt. Run backwards from a
@@ -117,7 +116,7 @@ class Binomial:
 
         Args:
           x_0: [B, ...] of 0 and 1.
-          p: p(x_0 | x_t).
+          p: p(x_0 | x_t), of which the means are used.
           x_t: [B, ...] of 0 and 1.
           t: [B] real numbers in 1..T.
 
@@ -127,7 +126,7 @@ class Binomial:
         schedule = self.schedule
         sign, same = signs(x_t), signs(x_t) * signs(x_0)
         strength = self._marginal_strength(x_t, t)
-        kept = p.logits * sign
+        kept = _logits(p) * sign
         log_rate = -strength * same
         log_ratio = jnp.logaddexp(log_sigmoid(kept) - strength, log_sigmoid(-kept) + strength) - log_rate
         small = jnp.abs(log_ratio) < 0.5
@@ -191,6 +190,14 @@ class Binomial:
         x_0 = _bits(x_0)
         rate = jnp.mean(x_0)
         return sum_event(jax.scipy.special.xlogy(x_0, rate) + jax.scipy.special.xlog1py(1 - x_0, -rate))
+
+
+def _logits(law: Any) -> Array:
+    """Return the logits of a law of bits, or of the means of another, as far as float32 tells a difference.
+
+    Beyond +-80 it does not, and inf - inf would be NaN.
+    """
+    return jnp.clip(law.logits if isinstance(law, Bernoulli) else jax.scipy.special.logit(law.mean), -80.0, 80.0)
 
 
 def _bits(x_0: Any) -> Array:

@@ -73,7 +73,10 @@ def results_folder(text: str) -> Path:
         return where
     copy = Path("runs") / f"example_{where.name}"
     with writing(copy):
-        shutil.copytree(where, copy, dirs_exist_ok=True)
+        copy.mkdir(parents=True, exist_ok=True)
+        for path in where.iterdir():
+            # Their contents alone: installed files may be read-only.
+            shutil.copyfile(path, copy / path.name)
     return copy
 
 
