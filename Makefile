@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test test-all quick lint bench docs dist clean
+.PHONY: demo test test-all lowest quick lint bench docs dist clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py
@@ -20,6 +20,11 @@ quick: $(VENV)/.installed-test
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(VENV)/bin/python -m pytest -n auto --dist worksteal \
 	  tests/test_docs.py tests/test_commands.py tests/test_contract.py tests/test_imports.py tests/test_saved.py \
 	  tests/test_wheel.py::test_its_commands_train_evaluate_and_sample_in_another_folder
+
+# With the lowest versions that pyproject.toml names.
+lowest: $(VENV)-lowest/.installed
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
+	  $(VENV)-lowest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -54,6 +59,12 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[data,test]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)-lowest/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct --editable '.[data,test]'
+	touch $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'

@@ -16,7 +16,7 @@ from tests.commands import QUICK, refused, run
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs TPU's compiler: pip install libtpu"
+    importlib.util.find_spec("libtpu") is None, reason="needs TPU's compiler: pip install 'jax[tpu]'"
 )
 
 

@@ -41,7 +41,7 @@ def devices(topology: str) -> list[Any]:
       UserError: if there is no such topology, or the package with the compiler is missing.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("--topology: needs the package with TPU's compiler: pip install libtpu")
+        raise UserError("--topology: needs the package with TPU's compiler: pip install 'jax[tpu]'")
     # Without TPUs, JAX puts warnings into these on being imported.
     os.environ.update(_ALONE)
     jax.config.update("jax_platforms", "cpu")
