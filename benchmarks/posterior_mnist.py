@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--num_repeats", type=int, default=1)
     options = parser.parse_args()
     description = workdir.read(options.workdir)
-    built = build.experiment(description.config, description.shape, description.standardization.grid)
+    built = build.experiment(description.config, description.shape, description.standardization)
     _, params = loop.load_params(built, options.workdir)
     source = build.source(description.config, options.data_dir)
     standardization = description.standardization

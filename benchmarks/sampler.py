@@ -37,7 +37,7 @@ def row(name: str, num: int, num_timesteps: int, repeats: int) -> list[str]:
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     config.num_timesteps = num_timesteps or config.num_timesteps
     steps = config.num_timesteps
-    built = build.experiment(config, (source := source_of(config)).shape, source.standardization.grid)
+    built = build.experiment(config, (source := source_of(config)).shape, source.standardization)
     params = step.init(built).params
     model = built.model(params)
     states = sampling.trajectory(jax.random.key(0), model, num, built.shape)

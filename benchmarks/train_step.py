@@ -128,7 +128,7 @@ def row(name: str) -> list[str]:
     """Measure one config."""
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
-    built = build.experiment(config, source.shape, source.standardization.grid)
+    built = build.experiment(config, source.shape, source.standardization)
     runs = [ours(built, source), drawing(built, source), limit(built)]
     for run in runs:
         seconds(lambda: run(1))  # noqa: B023

@@ -43,7 +43,7 @@ def row(name: str) -> list[str]:
     """Measure one config."""
     config = import_module(f"dpm_jax.configs.{name}").get_config()
     source = source_of(config)
-    built = build.experiment(config, source.shape, source.standardization.grid)
+    built = build.experiment(config, source.shape, source.standardization)
     training = ours(built, source)
     multiply, operations = products(jnp.dtype(config.network.dtype))
     lengths = []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dpm_jax import (
     bound,
     cold,
+    coloured,
     degradations,
     distributions,
     entropy,
@@ -61,6 +62,7 @@ __all__ = [
     "Schedule",
     "bound",
     "cold",
+    "coloured",
     "ddim",
     "degradations",
     "distributions",

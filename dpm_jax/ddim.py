@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import coloured
 from dpm_jax.distributions import Normal
 from dpm_jax.model import Model
 from dpm_jax.numerics.shapes import at
@@ -28,7 +29,7 @@ def ddim(model: Model, eta: float) -> Model:
     x_{tau_1} is no denoised estimate.
 
     Args:
-      model: a Gaussian process and a denoiser.
+      model: a denoiser, and a Gaussian process or one with noise of a spectrum.
       eta: in [0, 1].
 
     Returns:
@@ -39,6 +40,8 @@ def ddim(model: Model, eta: float) -> Model:
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: must lie in [0, 1], got {eta:g}")
+    if isinstance(model.process, coloured.Coloured):
+        return coloured.in_colour(ddim(coloured.in_white(model), eta), model.process.spectrum)
     if not isinstance(model.process, Gaussian):
         raise ValueError(f"process: DDIM is for the Gaussian one, got a {type(model.process).__name__}")
     if model.denoise is None:

@@ -67,7 +67,7 @@ def fit(
     with quiet(), workdir_lib.alone(where), mesh.over_all_devices(settings.mesh.data, settings.mesh.fsdp):
         _write_data(where, data)
         source = build.source(settings, str(where), report=report)
-        built = build.experiment(settings, source.shape, source.standardization.grid)
+        built = build.experiment(settings, source.shape, source.standardization)
         initial = None
         if init_from is not None and loop.newest_step(where) is None:
             _, initial = warm_start.params_from(storage.folder(str(init_from)), built)

@@ -33,7 +33,7 @@ Evidence r is one of
     "matched"   E L   the mean of x_0 given x_t moves by the Kalman gain of its whole covariance, which by
                       Tweedie's second formula is the network's own Jacobian, applied by a few products with
                       it (Boys et al. 2023; Rozet et al. 2024). Its mean is exact for normal data, its variance in
-                      the limit of fine steps. Gaussian process only, nu_T finite.
+                      the limit of fine steps. Gaussian process only, nu_T finite; noise of a spectrum takes `Linear`.
 
 "denoised", "guided" and "matched" need the model's denoiser; "annealed" and "renoised" the process' optional methods
 `diffuse` and `renoise`. All but "denoised" make models that are given by their reverse steps alone: respace first,
@@ -51,6 +51,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax import coloured
 from dpm_jax.distributions import Distribution, FullNormal, Normal, where
 from dpm_jax.distributions.base import is_law
 from dpm_jax.model import Model
@@ -68,7 +69,7 @@ class Linear(NamedTuple):
     Attributes:
       operator: A, x [B, ...] -> [B, ...], linear, each example by itself.
       y: [B, ...] what was observed.
-      variance: s^2 > 0, broadcasting against y.
+      variance: s^2 > 0, broadcasting against y; infinity where nothing was observed.
     """
 
     operator: Callable[[Array], Array]
@@ -198,7 +199,7 @@ def guide(model: Model, r: Evidence, how: How, *, iterations: int = _ITERATIONS,
     if is_law(r):
         r = jax.tree.map(loops.whole, r)
     if how == "matched":
-        inner = _matched(model, r, iterations)
+        inner = _matched_in_colour(model, r, iterations) if _is_coloured(model) else _matched(model, r, iterations)
     elif how == "guided":
         inner = _guided(model, r, points)
     elif how == "denoised":
@@ -238,16 +239,20 @@ def check(model: Model, r: Evidence, how: How, weights: bool = False) -> None:
     if weights and how == "renoised":
         raise ValueError("how: 'renoised' replaces the model's steps, and has no weights; use another")
     process = type(model.process).__name__
-    if how == "matched" and not isinstance(model.process, Gaussian):
+    if how == "matched" and not (isinstance(model.process, Gaussian) or _is_coloured(model)):
         raise ValueError(f"how: 'matched' is for the Gaussian process, got a {process}; use 'guided'")
     if how in ("denoised", "guided", "matched") and model.denoise is None:
         raise ValueError(f"how: '{how}' needs the model's denoiser, and it is given by its reverse steps alone")
     asked = {"renoised": "renoise", "annealed": "diffuse"}
     if kind == "law" and how in asked and not hasattr(model.process, asked[how]):
         raise ValueError(f"how: '{how}' needs a method `{asked[how]}` of the process, which {process} has not")
-    law = type(model.process.prior((1, 1)))
-    if kind == "law" and type(r) is not law:
-        raise ValueError(f"r: evidence for this process is a {law.__name__}, got a {type(r).__name__}")
+    if how == "matched" and _is_coloured(model) and kind == "law":
+        raise ValueError("r: evidence for 'matched', where the noise has a spectrum, is Linear, got a law")
+    if kind == "law":
+        evidence: Any = r
+        law = type(jax.eval_shape(lambda: model.process.prior((*evidence.batch_shape, *evidence.event_shape))))
+        if type(r) is not law:
+            raise ValueError(f"r: evidence for this process is a {law.__name__}, got a {type(r).__name__}")
 
 
 def _tempered(model: Model, r: Any, annealed: bool) -> Guide:
@@ -375,6 +380,24 @@ def _matched(model: Model, r: Any, iterations: int) -> Guide:
     return step
 
 
+def _is_coloured(model: Model) -> bool:
+    return isinstance(model.process, coloured.Coloured)
+
+
+def _matched_in_colour(model: Model, r: Any, iterations: int) -> Guide:
+    """Return the Kalman step of z, the images whose noise is white, in the units of x."""
+    found = model.process.spectrum  # type: ignore[attr-defined]
+    of_z = r._replace(operator=lambda z: r.operator(found.colour(z)))
+    inner = _matched(coloured.in_white(model), of_z, iterations)
+
+    def step(x_t: Array, t: Array) -> Step:
+        white: Any = inner(found.whiten(x_t), t)
+        prior, posterior = (coloured.ColouredNormal(law, found) for law in (white.model, white.posterior))
+        return Step(prior, posterior, white.log_twist)
+
+    return step
+
+
 def _moved(p: Normal | FullNormal, mean: Array) -> Normal | FullNormal:
     """Return the law with another mean."""
     if isinstance(p, FullNormal):
@@ -389,7 +412,16 @@ def _observation(
     if isinstance(r, Linear):
         transposed = jax.linear_transpose(r.operator, mean)
         noise = jnp.broadcast_to(jnp.asarray(r.variance, jnp.float32), r.y.shape)
-        return r.operator, lambda u: transposed(u)[0], r.y - r.operator(mean), noise
+        seen = jnp.isfinite(noise)
+
+        def operator(x: Array) -> Array:
+            return jnp.where(seen, r.operator(x), 0.0)
+
+        def transpose(u: Array) -> Array:
+            back: Array = transposed(jnp.where(seen, u, 0.0))[0]
+            return back
+
+        return operator, transpose, jnp.where(seen, r.y - r.operator(mean), 0.0), jnp.where(seen, noise, 1.0)
     seen = jnp.broadcast_to(jnp.isfinite(r.variance), mean.shape)
 
     def select(x: Array) -> Array:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound
+from dpm_jax import bound, coloured
 from dpm_jax.distributions import Bernoulli, FullNormal, Normal
 from dpm_jax.model import Model, forward_edge
 from dpm_jax.numerics.small_matrices import principal_axes
@@ -261,6 +261,11 @@ def costs(
     bound.check_edge(edge)
     _check_denoiser(model)
     process: Any = model.process
+    if isinstance(process, coloured.Coloured):
+        # No KL changes, and the edge's log-density changes by a constant.
+        found = process.spectrum
+        white = costs(key, coloured.in_white(model), found.whiten(x_0), edge=edge, candidates=candidates)
+        return white._replace(edge=white.edge - found.log_det(x_0.shape))
     schedule, num_timesteps = process.schedule, process.num_timesteps
     chosen = np.arange(1, num_timesteps + 1) if candidates is None else candidates
     times = jnp.asarray(_check_times("candidates", chosen, num_timesteps), jnp.int32)

@@ -513,7 +513,7 @@ def load(workdir: str | Path, checkpoint: Which = "newest") -> Run:
     """
     where = storage.folder(str(workdir))
     described = workdir_lib.read(where)
-    built = build.experiment(described.config, described.shape, described.standardization.grid)
+    built = build.experiment(described.config, described.shape, described.standardization)
     with quiet():
         step, params = loop.load_params(built, where, which=checkpoint)
     return Run(built, params, described.standardization, step)

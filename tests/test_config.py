@@ -5,13 +5,15 @@ import importlib
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from dpm_jax import Gaussian, predictions, schedules
 from dpm_jax.cli import config_file
-from dpm_jax.distributions import Grid
+from dpm_jax.data.standardization import of_pixels
 from dpm_jax.errors import UserError
+from dpm_jax.spectrum import Spectrum
 from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.summary import summary
@@ -51,7 +53,9 @@ def test_configs_of_own_data_build(name):
 def test_shipped_configs_build(name):
     module = importlib.import_module(f"dpm_jax.configs.{name}")
     config = module.get_config()
-    build.experiment(config, SHIPPED[name], Grid(-0.4, 0.013, 256) if config.edge == "grid" else None)
+    shape = SHIPPED[name]
+    found = Spectrum(np.zeros(shape, np.float32), np.eye(shape[-1], dtype=np.float32))
+    build.experiment(config, shape, of_pixels(60.0, 70.0**2, 256)._replace(spectrum=found))
     if config.data.name not in ("tfds", "folder"):
         assert build.source(config).shape == SHIPPED[name]
     assert "Paper:" in module.__doc__

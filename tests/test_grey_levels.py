@@ -14,7 +14,8 @@ from dpm_jax.training import build
 from dpm_jax.training import config as config_lib
 
 KEY = jax.random.key(0)
-GRID = of_pixels(33.0, 78.6**2, 256).grid
+UNITS = of_pixels(33.0, 78.6**2, 256)
+GRID = UNITS.grid
 LEVELS = GRID.lowest + GRID.width * np.arange(256)
 
 
@@ -108,7 +109,7 @@ def config_of(**changes):
 
 
 def test_a_config_has_them_and_refuses_what_has_no_levels():
-    built = build.experiment(config_of(), (4, 4, 3), GRID)
+    built = build.experiment(config_of(), (4, 4, 3), UNITS)
     params = jax.jit(built.init)(KEY)
     pixels = GRID.lowest + GRID.width * jax.random.randint(KEY, (64, 4, 4, 3), 0, 256).astype(jnp.float32)
     loss, _ = jax.jit(built.loss)(params, KEY, pixels, ())
@@ -120,4 +121,4 @@ def test_a_config_has_them_and_refuses_what_has_no_levels():
     with pytest.raises(
         UserError, match=r"config\.reverse\.variance: must be 'mixed' with prediction 'levels', got 'small'"
     ):
-        build.experiment(config_of(**{"reverse.variance": "small"}), (4, 4, 3), GRID)
+        build.experiment(config_of(**{"reverse.variance": "small"}), (4, 4, 3), UNITS)

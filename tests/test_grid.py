@@ -87,7 +87,7 @@ def test_training_takes_the_level_of_each_pixel_and_the_right_value_of_k():
         }
     )
     units = of_pixels(120.0, 50.0**2, 256)
-    built = build.experiment(config, (4, 4, 1), units.grid)
+    built = build.experiment(config, (4, 4, 1), units)
     params = jax.jit(built.init)(KEY)
     schedule = built.model(params).process.schedule
     np.testing.assert_allclose(np.sqrt(schedule.sigma2[1]) / units.grid.width, 1 / 6, rtol=1e-5)

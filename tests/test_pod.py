@@ -148,7 +148,7 @@ from dpm_jax.training import build, cost, feed, pod, programs
 devices = pod.devices("v5e:2x4")
 config = config_file.read("swiss_roll").config
 source = build.source(config)
-built = build.experiment(config, source.shape, source.standardization.grid)
+built = build.experiment(config, source.shape, source.standardization)
 with arguments.mesh_context(config.mesh, None, devices) as on:
     program = programs.train_step(built, feed.open_feed(source.supply, 0, config.train.batch_size, 0, 1), on)
     open(sys.argv[1], "w").write(cost.compiled(program, devices).as_text())

@@ -12,12 +12,17 @@ from dpm_jax import (
     Model,
     Normal,
     bound,
+    coloured,
+    ddim,
     forward_edge,
+    guidance,
     optimal,
     predictions,
     respace,
+    respacing,
     sample,
     schedules,
+    smc,
     spectrum,
 )
 from tests import contract
@@ -50,7 +55,7 @@ def test_it_whitens_what_it_was_fitted_to_and_comes_back():
     whiten, colour = as_matrix(found.whiten), as_matrix(found.colour)
     np.testing.assert_allclose(whiten @ colour, np.eye(DIM), atol=1e-5)
     np.testing.assert_allclose(colour, colour.T, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.slogdet(whiten)[1], found.log_det, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.slogdet(whiten)[1], found.log_det(), rtol=1e-5)
     # In the basis that it is fitted in every coefficient has unit variance; in the pixels, their mean has.
     assert abs(float(jnp.mean(z**2)) - 1) < 1e-4
 
@@ -60,7 +65,7 @@ def test_laws_are_those_of_the_normal_with_that_covariance():
     found = spectrum.fit(x)
     colour = as_matrix(found.colour)
     white = Normal(jax.random.normal(KEY, (2, *SHAPE)), jnp.linspace(0.5, 2.0, DIM).reshape(SHAPE))
-    law = spectrum.ColouredNormal(white, found)
+    law = coloured.ColouredNormal(white, found)
     variance = colour @ np.diag(np.asarray(white.variance[0], np.float64).ravel()) @ colour
     truth = stats.multivariate_normal(colour @ np.asarray(white.mean[0], np.float64).ravel(), variance)
     points = jnp.asarray(x[:2])
@@ -73,7 +78,7 @@ def test_laws_are_those_of_the_normal_with_that_covariance():
     slope = jax.random.normal(jax.random.key(1), (2, *SHAPE))
     moved = (law.tilt(slope).mean - law.mean)[0].ravel()
     np.testing.assert_allclose(moved, variance @ np.asarray(slope[0], np.float64).ravel(), rtol=1e-3, atol=1e-3)
-    evidence = spectrum.ColouredNormal(Normal(jnp.zeros((2, *SHAPE)), 0.5), found)
+    evidence = coloured.ColouredNormal(Normal(jnp.zeros((2, *SHAPE)), 0.5), found)
     product, log_z = law.product(evidence)
     whole = law.log_prob(points) + evidence.log_prob(points)
     np.testing.assert_allclose(whole - product.log_prob(points), log_z, rtol=1e-4)
@@ -85,14 +90,14 @@ def test_it_keeps_the_contracts_of_laws_and_processes():
     x, _ = correlated(500, (2, 1, 1))
     found = spectrum.fit(x)
     laws = [
-        spectrum.ColouredNormal(
+        coloured.ColouredNormal(
             Normal(jnp.full((3, 2, 1, 1), mean), jnp.array([0.5, 1.0, 2.0]).reshape(3, 1, 1, 1)), found
         )
         for mean in (0.3, -0.2)
     ]
     contract.check_distribution(*laws, contract.reals)
-    process = spectrum.Coloured(schedules.geometric(20, beta_1=0.05), found)
-    start = spectrum.ColouredNormal(Normal(jnp.asarray(x[:3]), 0.2 * jnp.ones((3, 2, 1, 1))), found)
+    process = coloured.Coloured(schedules.geometric(20, beta_1=0.05), found)
+    start = coloured.ColouredNormal(Normal(jnp.asarray(x[:3]), 0.2 * jnp.ones((3, 2, 1, 1))), found)
     contract.check_process(process, jnp.asarray(x[:3]), start, contract.reals, rounding=1e-6)
 
 
@@ -106,7 +111,7 @@ def exact(num_timesteps, found):
         variance = flat.scale_tril[..., 0].reshape(z_t.shape) ** 2
         return Normal(flat.mean.reshape(z_t.shape), variance)
 
-    return spectrum.coloured(Model(process, denoise), found)
+    return coloured.in_colour(Model(process, denoise), found)
 
 
 @pytest.mark.parametrize("num_timesteps", [1, 2, 50])
@@ -143,7 +148,7 @@ def test_a_network_that_knows_nothing_is_the_gaussian_model():
     held_out, _ = correlated(500, (8, 8, 1), seed=1)
     process = Gaussian(schedules.geometric(100, beta_1=1e-3))
     white = predictions.gaussian(process, lambda x_t, t: jnp.zeros((*x_t.shape[:-1], 2)), prediction="residual")
-    models = {"white": forward_edge(white), "coloured": forward_edge(spectrum.coloured(white, spectrum.fit(x)))}
+    models = {"white": forward_edge(white), "coloured": forward_edge(coloured.in_colour(white, spectrum.fit(x)))}
     k = {
         name: float(jax.jit(lambda key, model=model: bound.evaluate(key, model, jnp.asarray(held_out)).k.mean())(KEY))
         for name, model in models.items()
@@ -155,6 +160,54 @@ def test_a_network_that_knows_nothing_is_the_gaussian_model():
     assert k["coloured"] < truth + 1
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_implicit_chains_are_those_of_z(eta):
+    x, _ = correlated(2000)
+    found = spectrum.fit(x)
+    colour = as_matrix(found.colour)
+    drawn = np.asarray(jax.jit(lambda key: sample(key, ddim(exact(60, found), eta), 6000, SHAPE))(KEY))
+    np.testing.assert_allclose(np.cov(drawn.reshape(6000, DIM), rowvar=False), colour @ colour, atol=0.25)
+
+
+def test_costs_of_shorter_chains_are_those_of_their_bounds():
+    x, _ = correlated(2000)
+    model, times = forward_edge(exact(20, spectrum.fit(x))), np.array([2, 5, 9, 20])
+    data, keys = jnp.asarray(x[:400]), jax.random.split(KEY, 16)
+    costs = jax.jit(lambda key: respacing.costs(key, model, data))
+    bounds = jax.jit(lambda key: bound.evaluate(key, respace(model, times), data).k.mean())
+    apart = np.array(
+        [respacing.cost_of(costs(a), times) + float(bounds(b)) for a, b in zip(keys[:8], keys[8:], strict=True)]
+    )
+    assert abs(apart.mean()) < 4 * apart.std(ddof=1) / np.sqrt(8) < 0.6
+
+
+def test_matched_given_some_pixels_is_the_normal_posterior():
+    """Samples, and the probability of what was observed, against the closed form."""
+    x, _ = correlated(2000)
+    found, noise = spectrum.fit(x), 0.3
+    covariance = as_matrix(found.colour) @ as_matrix(found.colour)
+    seen = np.random.default_rng(0).random(SHAPE) < 0.4
+    y = np.where(seen, x[0], 0.0)
+    variance = jnp.where(seen, noise**2, jnp.inf)
+    r = guidance.Linear(lambda x: jnp.where(seen, x, 0.0), jnp.asarray(y)[None], variance[None])
+    model, i = exact(60, found), np.flatnonzero(seen)
+    conditioned = guidance.condition(model, r, "matched", iterations=len(i))
+    drawn = np.asarray(jax.jit(lambda key: sample(key, conditioned, 4000, SHAPE))(KEY)).reshape(4000, DIM)
+    of_seen = covariance[np.ix_(i, i)] + noise**2 * np.eye(len(i))
+    gain = np.linalg.solve(of_seen, covariance[i]).T
+    spread = covariance - gain @ covariance[i]
+    np.testing.assert_allclose(drawn.mean(0), gain @ y.ravel()[i], atol=0.08)
+    np.testing.assert_allclose(np.cov(drawn, rowvar=False), spread, atol=0.15)
+    run = jax.jit(lambda key: smc.sample(key, model, r, "matched", 500, shape=SHAPE, iterations=len(i)))
+    particles = run(jax.random.key(1))
+    truth = stats.multivariate_normal(np.zeros(len(i)), of_seen).logpdf(y.ravel()[i])
+    assert abs(float(particles.log_evidence[0]) - truth) < 4 * float(particles.stderr[0]) + 0.05
+    with pytest.raises(ValueError, match="r: evidence for 'matched', where the noise has a spectrum, is Linear"):
+        guidance.condition(model, model.process.prior((1, *SHAPE)), "matched")
+    with pytest.raises(ValueError, match="r: evidence for this process is a ColouredNormal, got a Normal"):
+        guidance.condition(model, Normal.point(jnp.zeros((1, *SHAPE))), "guided")
+
+
 def test_other_sizes_have_the_spectrum_by_frequency():
     x, _ = correlated(4000, (8, 8, 1))
     found = spectrum.fit(x)
@@ -163,6 +216,9 @@ def test_other_sizes_have_the_spectrum_by_frequency():
     assert large.log_scale.shape == (16, 24, 1)
     np.testing.assert_allclose(large.log_scale[::2, ::3], found.log_scale, atol=1e-6)
     drawn = large.colour(jax.random.normal(KEY, (200, 16, 24, 1)))
+    assert found.log_det((16, 24, 1)) == pytest.approx(-np.sum(large.log_scale, dtype=np.float64), rel=1e-6)
+    np.testing.assert_array_equal(found.colour(drawn), large.colour(drawn))
+    assert found.resized(16, 24) is large
     neighbours = float((drawn[:, 1:] * drawn[:, :-1]).mean() / (drawn**2).mean())
     assert abs(neighbours - (x[:, 1:] * x[:, :-1]).mean() / (x**2).mean()) < 0.15
 
@@ -174,8 +230,8 @@ def test_what_does_not_fit_is_refused():
         spectrum.fit(x[0, 0])
     with pytest.raises(ValueError, match="images: hold nothing but zeros"):
         spectrum.fit(0 * x)
-    with pytest.raises(ValueError, match=r"x: images of shape \(3, 4, 2\) are needed, got \(3, 4, 1\); use `resized`"):
+    with pytest.raises(ValueError, match=r"x: images \[\.\.\., H, W, 2\] are needed, got shape \(1, 3, 4, 1\)"):
         found.whiten(jnp.zeros((1, 3, 4, 1)))
     flips = Binomial(schedules.erase(10))
     with pytest.raises(ValueError, match="model: must be of the Gaussian process, got Binomial"):
-        spectrum.coloured(Model(flips, lambda x, t: None), found)
+        coloured.in_colour(Model(flips, lambda x, t: None), found)

@@ -108,7 +108,7 @@ def _evaluate(given: FlagValues) -> None:
             raise UserError(f"--num_examples: must be at least 2, got {num_examples}")
         _check_flags(given, config.kernel == "cold")
         if given.dry_run:
-            built = build.experiment(config, description.shape, description.standardization.grid)
+            built = build.experiment(config, description.shape, description.standardization)
             cli.print_cost(partial(programs.evaluation, built, num_examples), pod)
             return
         if given.ais_k and config.edge == "grid" and given.examples is None:
@@ -119,7 +119,7 @@ def _evaluate(given: FlagValues) -> None:
             workdir.check_source(description, source, where)
         if given.parzen and source is not None:
             images.check_parzen(source, given.parzen_samples)
-        built = build.experiment(config, description.shape, description.standardization.grid)
+        built = build.experiment(config, description.shape, description.standardization)
     seed = config.seed + 1 if given.seed is None else given.seed
     eval_key, parzen_key = jax.random.split(jax.random.key(seed))
     evaluate = _of_likelihood if built.cold is None else _of_restoration
@@ -171,7 +171,7 @@ def _compare(given: FlagValues, key: Array, run: Run, source: Source, num_exampl
     where = storage.folder(given.against)
     described = workdir.read(where)
     workdir.check_source(described, source, where)
-    built = build.experiment(described.config, described.shape, described.standardization.grid)
+    built = build.experiment(described.config, described.shape, described.standardization)
     step, params = loop.load_params(built, where, which=cli.checkpoint(given))
     other = Run(built, params, described.standardization, step)
     result, k = comparison.compare(key, (run, other), (given.workdir, str(where)), source, num_examples)

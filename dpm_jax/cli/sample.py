@@ -196,7 +196,7 @@ def _build(given: FlagValues, description: workdir.Description) -> experiment.Ex
         config.cold.rule = given.rule
     if given.denoise is not None and given.how == "denoised" and config.reverse.variance == "small":
         raise UserError("--how: 'denoised' does not go with reverse.variance 'small', whose law of x_0 has no variance")
-    return build.experiment(config, description.shape, description.standardization.grid)
+    return build.experiment(config, description.shape, description.standardization)
 
 
 def _short(

@@ -60,7 +60,7 @@ def _train(given: FlagValues) -> None:
             download: tfds.Download = "always" if given.download else "into_existing"
             source = build.source(config, given.data_dir, download=download)
             report.check_examples(source, config.evaluate.num_examples)
-            built = build.experiment(config, source.shape, source.standardization.grid)
+            built = build.experiment(config, source.shape, source.standardization)
             where = storage.folder(given.workdir or f"runs/{name}")
             saved.check_trainable(where)
             profile = None if given.profile_steps is None else trace.steps(given.profile_steps)

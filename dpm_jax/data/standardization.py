@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax.distributions import Grid
+from dpm_jax.spectrum import Spectrum
 
 __all__ = ["FARTHEST", "Standardization", "constants", "dequantization_noise", "fit", "identity", "of_pixels"]
 
@@ -40,6 +41,7 @@ class Standardization(NamedTuple):
       levels: number of values of a pixel, 0..levels - 1; None for other data.
       integers: bool, broadcasting against one example: which coordinates, of data that are not pixels, hold integers.
       constants: value of each column that the model does not see because all data agree there, by its index.
+      spectrum: of images, in the model's units, where the noise has the data's spectrum; None where it is white.
     """
 
     mean: np.ndarray
@@ -47,6 +49,7 @@ class Standardization(NamedTuple):
     levels: int | None = None
     integers: np.ndarray | bool = False
     constants: Mapping[int, float] = MappingProxyType({})
+    spectrum: Spectrum | None = None
 
     @property
     def step(self) -> np.ndarray:

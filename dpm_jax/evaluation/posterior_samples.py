@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import guidance, likelihood, sampling, smc
+from dpm_jax.coloured import Coloured
 from dpm_jax.data import Standardization
 from dpm_jax.distributions import Bernoulli, Normal
 from dpm_jax.errors import UserError
@@ -25,6 +26,10 @@ from dpm_jax.training.progress import bar
 from dpm_jax.units import bits
 
 __all__ = ["Draws", "Plan", "arrays", "default_how", "draw", "evidence", "log_hidden", "particle_report", "sampler"]
+
+
+# Standard deviation, in the model's units, of real numbers that are known, where evidence must have some.
+_EXACT = 0.01
 
 
 class Plan(NamedTuple):
@@ -66,6 +71,8 @@ class Draws(NamedTuple):
 
 def default_how(experiment: Experiment, model: Model, observations: Observations, num_particles: int) -> How:
     """Return the method with the least error in the table of docs/results.md."""
+    if isinstance(model.process, Coloured):
+        return "matched"
     if num_particles == 0 and observations.mask.all():
         return "renoised"
     if model.denoise is None:
@@ -83,8 +90,28 @@ def evidence(experiment: Experiment, standardization: Standardization, observati
         noise = observations.noise
         odds = np.log((1 - noise) / noise) if noise > 0 else np.inf
         return Bernoulli(jnp.where(mask, jnp.where(y > 0.5, odds, -odds), 0.0))
-    variance = jnp.asarray(np.square(observations.noise / standardization.scale), jnp.float32)
-    return Normal(jnp.where(mask, y, 0.0), jnp.where(mask, jnp.broadcast_to(variance, y.shape), jnp.inf))
+    variance = np.square(observations.noise / standardization.scale)
+    if standardization.spectrum is not None:
+        # Noise of a spectrum has no law of each pixel by itself: a value is known as well as its step is wide.
+        variance = np.maximum(variance, np.maximum((standardization.step / standardization.scale) ** 2 / 12, _EXACT**2))
+    spread = jnp.broadcast_to(jnp.asarray(variance, jnp.float32), y.shape)
+    return Normal(jnp.where(mask, y, 0.0), jnp.where(mask, spread, jnp.inf))
+
+
+def _in_form(model: Model, r: Any) -> Any:
+    """Return evidence about each coordinate in the form that the model's process takes."""
+    if not isinstance(model.process, Coloured):
+        return r
+    seen = jnp.isfinite(r.variance)
+    return guidance.Linear(lambda x: jnp.where(seen, x, 0.0), r.mean, r.variance)
+
+
+def _with_known(samples: np.ndarray, standardization: Standardization, observations: Observations) -> np.ndarray:
+    """Return samples [n, N, *shape] with what was observed without noise in its place."""
+    if standardization.spectrum is None or observations.noise > 0:
+        return samples
+    known = np.where(observations.mask[:, None], observations.y[:, None], samples)
+    return known.astype(samples.dtype)
 
 
 def sampler(experiment: Experiment, plan: Plan) -> Callable[[Array, Params, Any], Array]:
@@ -97,7 +124,8 @@ def sampler(experiment: Experiment, plan: Plan) -> Callable[[Array, Params, Any]
 
     @jax.jit
     def run(key: Array, params: Params, r: Any) -> Array:
-        conditioned = guidance.condition(experiment.model(params), r, plan.how)  # type: ignore[arg-type]
+        model = experiment.model(params)
+        conditioned = guidance.condition(model, _in_form(model, r), plan.how)  # type: ignore[arg-type]
         size, shape = r.batch_shape[0], r.event_shape
         if plan.num_repeats == 1:
             return mesh.gather(sampling.sample(key, conditioned, size, shape))
@@ -137,11 +165,12 @@ def draw(
     how: How = plan.how if plan.how != "default" else default_how(experiment, model, observations, num_particles)
     r = evidence(experiment, standardization, observations)
     try:
-        guidance.check(model, r, how, weights=num_particles > 0)
+        guidance.check(model, _in_form(model, r), how, weights=num_particles > 0)
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if num_particles:
-        return _with_particles(key, experiment, params, standardization, r, num, how, num_particles)
+        found = _with_particles(key, experiment, params, standardization, r, num, how, num_particles)
+        return found._replace(samples=_with_known(found.samples, standardization, observations))
     shape = r.event_shape
     total = num * len(observations.y)
     # Chunks of one size are one program: the last is filled up with what is then thrown away.
@@ -158,7 +187,7 @@ def draw(
     x = np.concatenate(parts)[:total].reshape(-1, num, *shape)
     if not np.isfinite(x).all():
         raise UserError(f"--how: chains of '{how}' diverged with these observations; use another, or --num_particles")
-    return Draws(standardization.invert(x))
+    return Draws(_with_known(standardization.invert(x), standardization, observations))
 
 
 def _with_particles(
@@ -176,7 +205,8 @@ def _with_particles(
     @jax.jit
     def run(key: Array, params: Params, r: Any) -> tuple[Array, ...]:
         particles_key, draw_key = jax.random.split(key)
-        found = smc.sample(particles_key, experiment.model(params), r, how, num_particles)
+        model = experiment.model(params)
+        found = smc.sample(particles_key, model, _in_form(model, r), how, num_particles, shape=r.event_shape)
         drawn = smc.draw(draw_key, found, num)
         lost = found.lost.max() / num_particles
         weights = (found.log_evidence[0], found.stderr[0], found.effective_size.min(), found.doubtful[0], lost)

@@ -193,10 +193,11 @@ def evaluate(
     if source.log_prob is not None:
         gap = in_unit(jax.jit(source.log_prob)(x_0)) - k
     discrete = discretized = None
+    is_white = experiment.config.noise == "white"  # other noise has no law of each pixel by itself
     if source.standardization.step.all():
         k_nats = np.asarray(result.k, np.float64)
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
-    if source.standardization.levels is not None and experiment.config.edge != "grid":
+    if source.standardization.levels is not None and experiment.config.edge != "grid" and is_white:
         discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
     ceiling = _ceiling(noise_key, experiment, process, source, x_0)
 

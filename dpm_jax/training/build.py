@@ -17,9 +17,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from dpm_jax import bound, grey_levels, predictions, schedules
+from dpm_jax import bound, coloured, grey_levels, predictions, schedules, spectrum
 from dpm_jax.data import own, tfds
 from dpm_jax.data.sources import Source
+from dpm_jax.data.standardization import Standardization, identity
 from dpm_jax.distributions import Grid
 from dpm_jax.errors import UserError
 from dpm_jax.model import Model, forward_edge
@@ -41,6 +42,9 @@ _MAX_FULL_DIM = 6
 # Share of the variance that may be the data's when the forward chain ends. The bound holds for any, but is of no use.
 _MOST_LEFT = 0.5
 
+# Images that a spectrum is fitted to: its scales are then known to 1 %.
+_FOR_SPECTRUM = 5000
+
 # The greatest factor by which an error of a predicted epsilon may enter x_{t-1}. It is 32 where beta_t is at most
 # 0.999, as in cosine schedules, and has no limit where one step erases all signal.
 _MOST_AMPLIFIED = 100.0
@@ -51,13 +55,15 @@ class _Settings(NamedTuple):
     evaluate: Evaluate
 
 
-def experiment(config: ConfigDict, shape: tuple[int, ...], grid: Grid | None = None) -> Experiment:
+def experiment(
+    config: ConfigDict, shape: tuple[int, ...], standardization: Standardization | None = None
+) -> Experiment:
     """Return the experiment that a config describes, for examples of this shape.
 
     Args:
       config: see `config.default`.
       shape: of one example; `source(config).shape`, or what the workdir remembers of it.
-      grid: the levels of 8-bit pixels, `standardization.grid`; None for other data.
+      standardization: of the data, where their levels or their spectrum are asked for.
 
     Raises:
       UserError: if the config is not valid.
@@ -67,7 +73,7 @@ def experiment(config: ConfigDict, shape: tuple[int, ...], grid: Grid | None = N
     if config.kernel == "cold":
         made = build_cold.cold(config, shape, settings.train)
     else:
-        made = _with_likelihood(config, shape, settings.train, grid)
+        made = _with_likelihood(config, shape, settings.train, standardization or identity())
     return Experiment(
         config=config,
         shape=shape,
@@ -92,6 +98,7 @@ def _checked(config: ConfigDict) -> _Settings:
         refuse.within("[1, inf)", num_timesteps=config.num_timesteps)
         refuse.one_of("kernel", config.kernel, ("gaussian", "binomial", "cold"))
         refuse.one_of("edge", config.edge, ("forward", "decoder", "grid"))
+        refuse.one_of("noise", config.noise, ("white", "spectrum"))
         refuse.within("[-1, inf)", **{f"mesh.{name}": value for name, value in config.mesh.items()})
     except ValueError as error:
         raise UserError(f"config.{error}") from None
@@ -144,11 +151,28 @@ def source(
         raise UserError(f"config.kernel: 'binomial' needs bits, and data '{part.name}' are {kind}")
     if found.binary != binary:
         raise UserError(f"config.kernel: data '{part.name}' are bits, which need kernel 'binomial'")
-    return found
+    return _with_spectrum(found) if config.noise == "spectrum" else found
 
 
-def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, grid: Grid | None) -> dict[str, Any]:
+def _with_spectrum(source: Source) -> Source:
+    """Return the source with the spectrum of its images."""
+    if len(source.shape) != 3:
+        raise UserError(f"config.noise: 'spectrum' is for images, and examples have shape {source.shape}")
+    key, units = jax.random.key(0), source.standardization
+    if source.train_examples is not None:
+        images = units.spread(key, jnp.asarray(units.centres(source.train_examples(_FOR_SPECTRUM))))
+    else:
+        images = (source.validation or source.held_out)(key, _FOR_SPECTRUM)
+    return source._replace(standardization=units._replace(spectrum=spectrum.fit(np.asarray(images))))
+
+
+def _with_likelihood(
+    config: ConfigDict, shape: tuple[int, ...], train: Train, standardization: Standardization
+) -> dict[str, Any]:
     """Return the fields of an `Experiment` whose chain has noise."""
+    grid, found = standardization.grid, _spectrum(config, standardization)
+    if found is not None:
+        grid = None  # The network sees images whose noise is white, and these have no levels.
     edge = _edge(config, grid)
     base = _schedule(config, grid)
     num_outputs, to_model = _reverse(config, shape, grid)
@@ -169,6 +193,7 @@ def _with_likelihood(config: ConfigDict, shape: tuple[int, ...], train: Train, g
         schedule = schedules.with_ends(base, params["ends"]) if "ends" in params else base
         schedule = schedules.learned(schedule, params["schedule"]) if "schedule" in params else schedule
         made = to_model(schedule, lambda x_t, t: network(params, x_t, t, key))
+        made = made if found is None else coloured.in_colour(made, found)
         return forward_edge(made) if edge == "forward" else made
 
     def data(x_0: Array) -> Array:
@@ -203,6 +228,23 @@ def _check_real_times(module: nn.Module, shape: tuple[int, ...], name: str) -> N
         raise UserError(
             f"config.train.objective: 'limit' looks at real times, which network '{name}' does not take: {error}"
         ) from error
+
+
+def _spectrum(config: ConfigDict, standardization: Standardization) -> spectrum.Spectrum | None:
+    if config.noise == "white":
+        return None
+    if config.kernel != "gaussian" or config.edge == "grid" or config.reverse.prediction == "levels":
+        raise UserError(
+            "config.noise: 'spectrum' is for kernel 'gaussian', without the levels of pixels; use edge 'forward' or "
+            "'decoder', and another reverse.prediction than 'levels'"
+        )
+    if config.train.objective not in ("bound", "limit"):
+        raise UserError(
+            f"config.noise: 'spectrum' needs train.objective 'bound' or 'limit', got '{config.train.objective}'"
+        )
+    if standardization.spectrum is None:
+        raise UserError("config.noise: 'spectrum' needs the standardization of its source")
+    return standardization.spectrum
 
 
 def _edge(config: ConfigDict, grid: Grid | None) -> bound.Edge:

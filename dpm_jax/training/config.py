@@ -59,6 +59,7 @@ def default() -> ConfigDict:
             "kernel": "gaussian",  # gaussian: real vectors; binomial: bits; cold: images, no noise
             # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned; grid = learned, of pixels' levels
             "edge": "forward",
+            "noise": "white",  # of the Gaussian chain; spectrum: the images', see dpm_jax/spectrum.py
             "data": {
                 **_sections("data"),
                 "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
@@ -187,7 +188,7 @@ def _used(field: str, values: dict[str, Any]) -> bool:
     """Return whether a field has an effect: it belongs to the kernel, and to the part that is named."""
     pieces = field.split(".")
     is_cold = values["kernel"] == "cold"
-    if pieces[0] in (("schedule", "reverse", "edge") if is_cold else ("cold",)):
+    if pieces[0] in (("schedule", "reverse", "edge", "noise") if is_cold else ("cold",)):
         return False
     for i in range(1, len(pieces) - 1):
         section, choice = ".".join(pieces[:i]), pieces[i]

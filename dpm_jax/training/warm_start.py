@@ -33,7 +33,7 @@ def params_from(where: Path, experiment: Experiment, which: Which = "newest") ->
     """
     described = workdir.read(where)
     step, params = loop.load_params(
-        build.experiment(described.config, described.shape, described.standardization.grid), where, which=which
+        build.experiment(described.config, described.shape, described.standardization), where, which=which
     )
     wanted = jax.eval_shape(experiment.init, jax.random.key(0))
     shared = {name: params[name] for name in wanted if name in params}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from dpm_jax.data import Source, Standardization
 from dpm_jax.errors import UserError, writing
+from dpm_jax.spectrum import Spectrum
 from dpm_jax.training import config as config_lib
 from dpm_jax.training.storage import is_remote, move, write_json
 
@@ -76,8 +78,10 @@ def describe(workdir: Path, description: Description) -> None:
     units = description.standardization
     numbers = {name: np.asarray(getattr(units, name)).tolist() for name in ("mean", "scale", "integers")}
     constants = {str(column): value for column, value in units.constants.items()}
-    written = {"format": _FORMAT, "shape": description.shape, **numbers, "levels": units.levels}
-    write_json(workdir / "data.json", written | {"constants": constants}, indent=None)
+    written = {"format": _FORMAT, "shape": description.shape, **numbers, "levels": units.levels, "constants": constants}
+    if units.spectrum is not None:
+        written["spectrum"] = {name: array.tolist() for name, array in dataclasses.asdict(units.spectrum).items()}
+    write_json(workdir / "data.json", written, indent=None)
     config_lib.save(description.config, workdir / "config.json")
 
 
@@ -135,12 +139,23 @@ def read(workdir: Path) -> Description:
         levels = data.get("levels")
         if levels not in (None, 256):
             raise ValueError(f"levels {levels}")
-        units = Standardization(mean, scale, levels, integers, constants)
+        units = Standardization(mean, scale, levels, integers, constants, _spectrum(data.get("spectrum"), shape))
         if constants and not set(constants) <= set(range(units.raw_shape(shape)[-1])):
             raise ValueError(f"constant columns {sorted(constants)}")
         return Description(config, shape, units)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{workdir / 'data.json'}: missing or damaged: {error}") from error
+
+
+def _spectrum(found: dict[str, Any] | None, shape: tuple[int, ...]) -> Spectrum | None:
+    if found is None:
+        return None
+    log_scale, axes = (np.asarray(found[name], np.float32) for name in ("log_scale", "axes"))
+    if log_scale.shape != shape or axes.shape != (shape[-1], shape[-1]):
+        raise ValueError(f"spectrum of shape {log_scale.shape}, axes of shape {axes.shape}")
+    if not np.isfinite([log_scale.sum(), axes.sum()]).all():
+        raise ValueError("spectrum is not finite")
+    return Spectrum(log_scale, axes)
 
 
 def check_source(description: Description, source: Source, workdir: Path) -> None:
@@ -166,6 +181,11 @@ def check_source(description: Description, source: Source, workdir: Path) -> Non
             raise UserError(
                 f"{workdir}: was trained on other data: their {name} differs by {apart.max():.2g} of the scale{where}"
             )
+    if ours.spectrum is not None and theirs.spectrum is not None:
+        apart = np.abs(ours.spectrum.log_scale - theirs.spectrum.log_scale)
+        if apart.max() > _SAME:
+            factor = np.exp(apart.max())
+            raise UserError(f"{workdir}: was trained on other data: their spectrum differs by a factor of {factor:.3g}")
 
 
 def data_dir(workdir: Path, given: str | None) -> str | None:
