@@ -235,3 +235,5 @@ def test_what_does_not_fit_is_refused():
     flips = Binomial(schedules.erase(10))
     with pytest.raises(ValueError, match="model: must be of the Gaussian process, got Binomial"):
         coloured.in_colour(Model(flips, lambda x, t: None), found)
+    with pytest.raises(ValueError, match="model: must be of the process Coloured, got Binomial"):
+        coloured.in_white(Model(flips, lambda x, t: None))

@@ -59,7 +59,7 @@ def default() -> ConfigDict:
             "kernel": "gaussian",  # gaussian: real vectors; binomial: bits; cold: images, no noise
             # p(x_0 | x_1): forward = the paper's appendix B.2; decoder = learned; grid = learned, of pixels' levels
             "edge": "forward",
-            "noise": "white",  # of the Gaussian chain; spectrum: the images', see dpm_jax/spectrum.py
+            "noise": "white",  # of the Gaussian chain; spectrum: the images', see dpm_jax/coloured.py
             "data": {
                 **_sections("data"),
                 "validation": 0.02,  # of the training split: not trained on, says which checkpoint is the best; 0: all
