@@ -35,7 +35,7 @@ from jax import Array
 from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
-from dpm_jax.numerics import loops, refuse
+from dpm_jax.numerics import loops, refuse, shuffle
 from dpm_jax.processes import Process
 
 __all__ = [
@@ -349,7 +349,7 @@ def _from_few_times(
         return Estimate(k, *mean_and_stderr(k), *nothing)
     draw = jax.vmap(lambda key: time_sampler(key, batch, num_timesteps))(jax.random.split(time_key, num_times))
     # One permutation for all draws: the examples in its order are in the order of each draw.
-    place = jax.random.permutation(deal_key, batch)
+    place = shuffle.order(deal_key, batch)
     t, weight = (values[:, place].T.reshape(-1) for values in (draw.t, draw.weight))
     x_t = process.marginal(repeated, t).sample(noise_key)
     if edge == "forward":

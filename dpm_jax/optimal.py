@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.distributions import Bernoulli, FullNormal
+from dpm_jax.distributions.bernoulli import signs
 from dpm_jax.model import Model
 from dpm_jax.numerics.shapes import level_at
 from dpm_jax.processes import Binomial, Gaussian
@@ -93,12 +94,10 @@ def finite_bits(process: Binomial, points: Array, log_weights: Array) -> Model:
     """
 
     def denoise(x_t: Array, t: Array) -> Bernoulli:
-        every = jnp.broadcast_to(points, (x_t.shape[0], *points.shape))
-        logits = process.marginal(every, t).logits
-        log_likelihood = jax.nn.log_sigmoid(jnp.where(x_t[:, None] > 0.5, logits, -logits)).sum(-1)
-        log_joint = (log_weights[None] + log_likelihood)[..., None]
-        log_one = jax.nn.logsumexp(jnp.where(points[None] > 0.5, log_joint, -jnp.inf), axis=1)
-        log_zero = jax.nn.logsumexp(jnp.where(points[None] > 0.5, -jnp.inf, log_joint), axis=1)
-        return Bernoulli(log_one - log_zero)
+        # Each bit that is as in the point adds the log-odds that it is unchanged, the same for all bits at t.
+        unchanged = process.marginal(jnp.ones((x_t.shape[0], 1)), t).logits
+        log_joint = log_weights[None] + 0.5 * unchanged * _product(signs(x_t), signs(points).T)
+        weights = jax.nn.softmax(log_joint, axis=-1)
+        return Bernoulli(jnp.log(_product(weights, points)) - jnp.log(_product(weights, 1 - points)))
 
     return Model(process, denoise)

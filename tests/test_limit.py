@@ -84,13 +84,13 @@ def test_of_independent_bits_it_is_the_log_likelihood(schedule):
     """Cosine's alpha_bar_T is next to 0, where the rate of loss is infinite and the KL is 0."""
     log_odds = jnp.array([2.0, -1.0, 0.0])
     model = independent_bits(Binomial(schedule), log_odds)
-    law = Bernoulli(jnp.broadcast_to(log_odds, (40_000, 3)))
+    law = Bernoulli(jnp.broadcast_to(log_odds, (160_000, 3)))
     x_0 = law.sample(KEY)
     found = jax.jit(lambda key, x: bound.limit(key, model, x, edge="decoder", num_times=2))(KEY, x_0)
     lost = np.asarray(law.log_prob(x_0) - found.k)
     stderr = lost.std() / np.sqrt(len(lost))
     assert np.isfinite(lost).all()
-    assert abs(lost.mean()) < 4 * stderr < 0.1
+    assert abs(lost.mean()) < 4 * stderr < 0.2  # rare flips close to t = 1 cost tens of nats
 
 
 def test_of_the_heartbeat_it_is_the_limit_that_its_chains_come_up_to():

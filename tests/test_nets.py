@@ -49,7 +49,7 @@ def test_rbf_is_the_papers_formula():
         distance2 = ((np.asarray(x[i], float) - p["centres"]) ** 2).sum(1)
         bumps = np.exp(-0.5 * distance2 / np.exp(p["log_width"]) ** 2)
         k = int(t[i]) - 1
-        expected = bumps / bumps.sum() @ readout["kernel"][k] + readout["bias"][k]
+        expected = bumps / bumps.sum() @ readout["kernel"][k].reshape(16, -1) + readout["bias"][k]
         np.testing.assert_allclose(network.apply(params, x, t)[i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_sigmoid_mlp_has_a_readout_for_each_time_and_shared_layers():
     network = NETWORKS["sigmoid_mlp"]
     x, t = jnp.ones((2, 3)), jnp.array([3, 4])
     params = randomised(network, x, t)
-    assert params["params"]["PerTimestepReadout_0"]["kernel"].shape == (10, 50, 5)
+    assert params["params"]["PerTimestepReadout_0"]["kernel"].shape == (10, 50 * 5)
     a, b = network.apply(params, x, t)
     assert float(jnp.abs(a - b).max()) > 0.01
     gradient = jax.grad(lambda p: network.apply(p, x, t).sum())(params)["params"]["PerTimestepReadout_0"]["bias"]

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     c.network.time_mlp.features = (64, 64)
     c.network.time_mlp.num_frequencies = 0
     c.train.batch_size = 512
-    c.train.steps = 6000
+    c.train.steps = 15_000
+    c.train.checkpoint_every = 5000
     c.evaluate.num_examples = 10_000
     return c

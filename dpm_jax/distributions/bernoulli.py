@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import log_sigmoid, softplus
+from jax.nn import log_sigmoid
 
 from dpm_jax.distributions.base import Law, event_ndim_of
 from dpm_jax.numerics.shapes import as_float32
 from dpm_jax.numerics.small_differences import expm1_minus_x, x_minus_log1p
+from dpm_jax.numerics.softplus import softplus
 
 __all__ = ["Bernoulli", "signs"]
 
@@ -113,15 +114,16 @@ class Bernoulli(Law):
         size = jnp.where(certain, 0.0, size)
         common_is_one = self.logits > 0
         sign = jnp.where(common_is_one, -1.0, 1.0)
-        u = sign * other.logits + size
+        surprise = softplus(other_logits := sign * other.logits)
+        u = other_logits + size
         is_small = jnp.abs(u) <= 1
         # The branch that is not selected must not overflow, or its gradient would be NaN.
         small = jnp.where(is_small, u, 0.0)
-        near = rare * expm1_minus_x(small) - x_minus_log1p(rare * jnp.expm1(small))
-        far = softplus(u - size) - softplus(-size) - rare * u
+        beyond = expm1_minus_x(small)
+        near = rare * beyond - x_minus_log1p(rare * (small + beyond))
+        far = surprise - softplus(-size) - rare * u
         uncertain = jnp.where(is_small, near, far)
-        of_certain = softplus(sign * other.logits)
-        return self._sum(jnp.where(certain, of_certain, uncertain))
+        return self._sum(jnp.where(certain, surprise, uncertain))
 
     def product(self, evidence: Bernoulli) -> tuple[Bernoulli, Array]:
         """Return p(x) r(x) / Z and log Z in nats, [*batch]; where r is certain, p is not asked.

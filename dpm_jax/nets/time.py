@@ -25,10 +25,17 @@ class PerTimestepReadout(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array, t: Array) -> Array:
-        shape = (self.num_timesteps, hidden.shape[-1], self.num_outputs)
+        num_hidden = hidden.shape[-1]
+        # All weights of a t in one row: CPUs go through long rows twice as fast, and an optimizer goes at every step.
+        shape = (self.num_timesteps, num_hidden * self.num_outputs)
         weights = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.num_timesteps, self.num_outputs))
-        return (hidden[:, None, :] @ weights[t - 1])[:, 0] + bias[t - 1]
+        of_t = weights[t - 1].reshape(-1, num_hidden, self.num_outputs)
+        # A row of zeros beside each example: of a single row XLA makes the product a sum of multiples, into which it
+        # pulls the gradient of the loss, on CPUs computed again for each of the hidden units.
+        rows = jnp.stack([hidden, jnp.zeros_like(hidden)], axis=1)
+        outputs: Array = (rows @ of_t)[:, 0] + bias[t - 1]
+        return outputs
 
 
 class BumpReadout(nn.Module):

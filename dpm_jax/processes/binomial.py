@@ -22,13 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.nn import log_sigmoid, softplus
+from jax.nn import log_sigmoid
 
 from dpm_jax.distributions import Bernoulli
 from dpm_jax.distributions.base import is_law
 from dpm_jax.distributions.bernoulli import signs
 from dpm_jax.numerics.shapes import as_float32, at, concrete, level_at, slope_at, sum_event
 from dpm_jax.numerics.small_differences import expm1_minus_x
+from dpm_jax.numerics.softplus import softplus
 from dpm_jax.schedules import Schedule
 
 __all__ = ["Binomial"]
