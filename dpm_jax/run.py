@@ -331,6 +331,7 @@ class Run:
 
         Densities are in the data's own units: log p(raw) = log p(x) - sum log scale. For pixels and integers, K bounds
         the log-probability of the integers, by the density of the dequantised ones; for bits, their log-probability.
+        A draw visits as many times t as the config's `evaluate.num_times` says, which is unbiased; all where it is 0.
 
         Args:
           key: PRNG key of the noise.
@@ -346,9 +347,10 @@ class Run:
             0..255; or if the model is a cold one, which has no likelihood.
         """
         experiment = self.experiment
+        how: Any = {"edge": experiment.edge, "num_times": experiment.evaluate.num_times or None}
 
         def k(params: Params, key: Array, x_0: Array) -> Array:
-            return bound_lib.evaluate(key, experiment.model(params), experiment.data(x_0), edge=experiment.edge).k
+            return bound_lib.evaluate(key, experiment.model(params), experiment.data(x_0), **how).k
 
         draws, single = self._draws(key, "bound", k, x, _BOUND_CHUNK, num_draws=num_draws)
         with np.errstate(invalid="ignore"):

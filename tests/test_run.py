@@ -1,6 +1,7 @@
 """A trained model in the data's own units: numbers against exact ones, units, refusals, `fit`, and the commands."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,29 @@ def test_a_normal_model_has_its_known_log_likelihood_in_the_data_s_units(runs):
     x = run.sample(OTHER_KEY, 4000)
     np.testing.assert_allclose((x.mean(0) - [100.6, -5.01]) / [2.4, 0.12], 0, atol=4.5 / np.sqrt(4000))
     np.testing.assert_allclose(x.std(0), [2.4, 0.12], rtol=4.5 / np.sqrt(2 * 4000))
+
+
+def test_the_bound_visits_as_many_times_as_the_config_says(runs):
+    """Calls of the model are counted as the program runs: 99 of T = 100 steps have a KL term."""
+    units = standardization.Standardization(np.array([100.0, -5.0]), np.array([3.0, 0.1]))
+    run = normal_run(runs["vectors"], [0.2, -0.1], [0.8, 1.2], units)
+    laws = [NormalDist(100 + 3 * 0.2, 3 * 0.8), NormalDist(-5 - 0.1 * 0.1, 0.1 * 1.2)]
+    exact = np.array([sum(np.log(law.pdf(v)) for law, v in zip(laws, row, strict=True)) for row in VECTORS[:50]])
+    calls = []
+
+    def denoise(x_t, t, denoise=run.model.denoise):
+        jax.debug.callback(lambda: calls.append(1))
+        return denoise(x_t, t)
+
+    counted = dataclasses.replace(run.model, denoise=denoise)
+    for num_times, expected in ((0, 99), (10, 10)):
+        settings = dataclasses.replace(run.experiment.evaluate, num_times=num_times)
+        experiment = run.experiment._replace(evaluate=settings, model=lambda params, key=None: counted)
+        k = dpm_jax.Run(experiment, {}, units, 0).bound(KEY, VECTORS[:50], num_draws=8)
+        jax.effects_barrier()
+        assert len(calls) == expected
+        assert abs((k.value - exact).mean()) < 4 * np.sqrt((k.stderr**2).mean() / 50)
+        calls.clear()
 
 
 def test_of_integers_it_is_their_probability(runs):

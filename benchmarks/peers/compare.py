@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.tables import ROOT, Table, figure
 from benchmarks.timing import settled
 
-__all__ = ["tables"]
+__all__ = ["python_of", "tables"]
 
 ROUNDS = 3
 
@@ -38,7 +38,7 @@ TASKS = {
 }
 
 
-def _python(name: str) -> Path:
+def python_of(name: str) -> Path:
     """Return the Python of a peer's environment, which is made if it is missing."""
     folder = ROOT / ".venv-peers" / name
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
@@ -65,7 +65,7 @@ def _measure(python: Path, name: str) -> dict[str, float | str]:
 
 def tables() -> list[Table]:
     """Measure, and return the one table."""
-    pythons = {name: _python(name) for name in PACKAGES}
+    pythons = {name: python_of(name) for name in PACKAGES}
     pythons["dpm_jax"] = Path(sys.executable)
     rounds = [{name: _measure(python, name) for name, python in pythons.items()} for _ in range(ROUNDS)]
     rows = []

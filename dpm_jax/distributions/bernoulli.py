@@ -114,8 +114,8 @@ class Bernoulli(Law):
         size = jnp.where(certain, 0.0, size)
         common_is_one = self.logits > 0
         sign = jnp.where(common_is_one, -1.0, 1.0)
-        surprise = softplus(other_logits := sign * other.logits)
-        u = other_logits + size
+        others = sign * other.logits
+        surprise, u = softplus(others), others + size
         is_small = jnp.abs(u) <= 1
         # The branch that is not selected must not overflow, or its gradient would be NaN.
         small = jnp.where(is_small, u, 0.0)

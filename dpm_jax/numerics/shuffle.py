@@ -12,8 +12,8 @@ __all__ = ["order"]
 def order(key: Array, num: int) -> Array:
     """Return 0..num-1 in random order, int32 [num].
 
-    The numbers are the low bits of what is sorted, behind random bits. Of two whose random bits are the same, which
-    happens to each pair with a probability of at most 2 num / 2^32, the smaller comes first.
+    Integers are sorted whose high bits are random and whose low bits are the numbers. Two of them have the same random
+    bits with a probability of at most 2 num / 2^32; then the smaller number comes first.
     """
     low = jnp.uint32((1 << max(num - 1, 0).bit_length()) - 1)
     ordered = jnp.sort((jax.random.bits(key, (num,), jnp.uint32) & ~low) | jnp.arange(num, dtype=jnp.uint32))
