@@ -11,7 +11,7 @@ from importlib import import_module
 
 from benchmarks.tables import ROOT, write
 
-NAMES = ("train_step", "sampler", "short_chains", "memory", "scaling", "utilization", "peers.compare")
+NAMES = ("train_step", "sampler", "short_chains", "memory", "scaling", "utilization", "start", "peers.compare")
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
   python -m benchmarks.equal_minutes --data_dir=FOLDER       # makes .venv-peers/ on the first call
 
 Trains one after the other, on whatever cores there are, and evaluates both by the same functions (`bounds`) on the
-first 256 test images; writes curves.json and equal_minutes.png into --out, and prints the table. A curve that is in the
-file already is kept.
+first 256 test images; writes curves.json and equal_minutes.png into --out, and the table into docs/benchmarks.md. The
+same command again goes through what is missing in curves.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.equal_minutes import bounds
 from benchmarks.peers.compare import python_of
-from benchmarks.tables import ROOT, Table
+from benchmarks.tables import ROOT, Table, write
 from dpm_jax.cli import config_file
 from dpm_jax.data import tfds
 from dpm_jax.evaluation import plots
@@ -113,7 +113,9 @@ def main() -> None:
         for minutes, step, mean, error in points
     ]
     command = "python -m benchmarks.equal_minutes --data_dir=FOLDER"
-    print(Table("equal_minutes", command, ("", "minutes", "steps", "bits/dim"), rows).markdown())
+    table = Table("equal_minutes", command, ("", "minutes", "steps", "bits/dim"), rows)
+    print(table.markdown())
+    write([table])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import matplotlib
 from absl import flags, logging
 from absl.flags import FlagValues
 
-from dpm_jax.cli import config_file
+from dpm_jax.cli import compilation_cache, config_file
 from dpm_jax.errors import UserError
 from dpm_jax.training import cost, mesh
 from dpm_jax.training import pod as pods
@@ -110,7 +110,8 @@ def run(
         if given.help:
             print(about, given.get_help(include_special_flags=False), more_help() if more_help else "", sep="\n")
             return 0
-        set_up(given.verbose)
+        # How long programs take to compile is part of what a dry run tells.
+        set_up(given.verbose, keep_programs=not given.dry_run)
         # An installed command does not look in the folder that it runs in, where the user's parts are.
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
@@ -149,12 +150,15 @@ def _parse(define: Callable[[Definitions], None], arguments: Sequence[str]) -> F
 
 
 @functools.cache
-def set_up(verbose: bool = False) -> None:
-    """Set what a command may set for its whole process, and a library may not: the log, and how figures are drawn.
+def set_up(verbose: bool = False, keep_programs: bool = True) -> None:
+    """Set what a command may set for its whole process, and a library may not: logs, figures, compiled programs.
 
     Args:
       verbose: whether other libraries' logs are shown.
+      keep_programs: whether compiled programs are kept for other commands, see `compilation_cache`.
     """
+    if keep_programs:
+        compilation_cache.use()
     # Orbax and its helpers log every save and restore; what fails comes as an exception.
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO if verbose else logging.FATAL)
