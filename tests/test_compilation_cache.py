@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from dpm_jax.cli import compilation_cache
-from tests.commands import QUICK, ROOT
+from tests.commands import QUICK, ROOT, run
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -80,28 +81,26 @@ def test_the_second_command_finds_what_the_first_compiled(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     del environment["JAX_COMPILATION_CACHE_DIR"]
 
-    def kept():
-        return {path.name for path in tmp_path.glob("cache/dpm_jax/programs/*/*-cache")}
-
-    def train(workdir, *more):
+    def draw(out):
         command = [
             sys.executable,
-            "train.py",
-            *QUICK,
-            f"--workdir={tmp_path / workdir}",
-            "--config.train.steps=20",
-            *more,
+            ROOT / "sample.py",
+            "--workdir=example:swiss_roll",
+            "--num_samples=8",
+            f"--out={out}",
         ]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-        assert not [
-            line for line in done.stderr.splitlines() if line and not line.startswith(("training", "evaluating"))
-        ]
-        return done.stdout
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        programs = {path.name for path in tmp_path.glob("cache/dpm_jax/programs/*/*-cache")}
+        return np.load(tmp_path / out / "samples.npz")["samples"], programs
 
-    train("dry", "--dry_run")
-    assert not kept()
-    first = train("one")
-    programs = kept()
-    assert len(programs) > 10
-    assert train("two").replace("two", "one") == first
-    assert kept() == programs
+    samples, programs = draw("first")
+    assert len(programs) > 5
+    again, programs_again = draw("second")
+    np.testing.assert_array_equal(again, samples)
+    assert programs_again == programs
+
+
+def test_a_dry_run_compiles_for_itself(monkeypatch):
+    """It tells how long that takes."""
+    monkeypatch.setattr(compilation_cache, "use", lambda: pytest.fail("a dry run keeps its programs"))
+    assert run("train", *QUICK, "--dry_run").code == 0
