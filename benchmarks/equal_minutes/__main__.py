@@ -46,7 +46,8 @@ def _ours(out: Path, data_dir: str, images: np.ndarray) -> list[Point]:
     settings = ["--config=cifar10", f"--config.train.keep_every={_KEEP_EVERY}"]
     command = [sys.executable, "train.py", *settings, f"--workdir={where}", f"--data_dir={data_dir}"]
     subprocess.run(command, cwd=ROOT, check=True)
-    began = (where / "config.json").stat().st_mtime
+    # Written when the run begins, and never again.
+    began = (where / "data.json").stat().st_mtime
     steps = config_file.read("cifar10").config.train.steps
     points = []
     for step in range(_KEEP_EVERY, steps + 1, _KEEP_EVERY):

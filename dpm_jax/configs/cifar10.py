@@ -6,7 +6,7 @@ Gaussian model (4.69 bits/dim).
 Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bits/pixel.
 Field: DDPM 3.70 bits/dim, VDM 2.65.
 Command: python train.py --config=cifar10 --data_dir=FOLDER
-Expect, on 2 CPU cores: K = 6.67 +- 0.11 bits/pixel, K - L_null = 12.81 +- 0.14, 3.781 +- 0.037 bits/dim (dequantised);
+Expect, on 2 CPU cores: K = 6.63 +- 0.11 bits/pixel, K - L_null = 12.77 +- 0.14, 3.795 +- 0.037 bits/dim (dequantised);
 11 minutes of training on quiet cores (11 steps/s). Samples have the images' colours and soft textures, and few edges.
 """
 
