@@ -3,7 +3,7 @@
   python -m benchmarks.start
 
 Each run is a separate process, in turn: with an empty folder of compiled programs, and with what the first has left
-there (`dpm_jax.cli.compilation_cache`). The first step is a dispatch of its own, so its end is known exactly.
+there (`dpm_jax.cli.compilation_cache`). The first step is a dispatch by itself, so its end is known exactly.
 """
 
 from __future__ import annotations

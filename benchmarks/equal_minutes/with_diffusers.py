@@ -119,7 +119,7 @@ def main(folder: Path, minutes: float) -> None:
         average.step(net.parameters())
         step += 1
         if step % 100 == 0:
-            print(f"step {step}, {done * minutes:.1f} minutes, loss {float(found):.4f}", flush=True)
+            print(f"step {step}, {done * minutes:.1f} minutes, loss {found.item():.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Compiled programs, kept from one command to the next in a folder of the user's own.
+"""Compiled programs, kept from one command to the next in a folder of the user's.
 
-A program for one kind of processor may not run on another, and home folders are shared: each kind has a folder. What
-lies there is loaded as code, so a folder that others may write to is not used.
+A program for one kind of processor may not run on another, and home folders are shared: each kind has a folder. Files
+there are loaded as code, so a folder that others may write to is not used.
 """
 
 from __future__ import annotations
