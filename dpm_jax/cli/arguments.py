@@ -111,7 +111,7 @@ def run(
             print(about, given.get_help(include_special_flags=False), more_help() if more_help else "", sep="\n")
             return 0
         # How long programs take to compile is part of what a dry run tells.
-        set_up(given.verbose, keep_programs=not given.dry_run)
+        set_up(given.verbose, keep_programs="dry_run" not in given or not given.dry_run)
         # An installed command does not look in the folder that it runs in, where the user's parts are.
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
