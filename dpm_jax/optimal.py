@@ -96,8 +96,8 @@ def finite_bits(process: Binomial, points: Array, log_weights: Array) -> Model:
     def denoise(x_t: Array, t: Array) -> Bernoulli:
         # Each bit that is as in the point adds the log-odds that it is unchanged, the same for all bits at t.
         unchanged = process.marginal(jnp.ones((x_t.shape[0], 1)), t).logits
-        log_joint = log_weights[None] + 0.5 * unchanged * _product(signs(x_t), signs(points).T)
-        weights = jax.nn.softmax(log_joint, axis=-1)
-        return Bernoulli(jnp.log(_product(weights, points)) - jnp.log(_product(weights, 1 - points)))
+        log_joint = (log_weights[None] + 0.5 * unchanged * _product(signs(x_t), signs(points).T))[..., None]
+        log_one, log_zero = (jax.nn.logsumexp(log_joint, axis=1, b=bits[None]) for bits in (points, 1 - points))
+        return Bernoulli(log_one - log_zero)
 
     return Model(process, denoise)

@@ -107,6 +107,19 @@ def test_bound_and_best_reverse_chain_by_enumeration(edge):
     assert exact_bound() < limit
 
 
+def test_words_next_to_impossible_have_finite_logits_and_gradients():
+    """At t = 1 the other words of 20 bits differ in 8, and have e^-98 of the probability."""
+    process = Binomial(schedules.erase(1000, beta_1=1e-5))
+    words = np.tile(np.eye(5), 4)
+    model = optimal.finite_bits(process, jnp.asarray(words), jnp.full(5, -jnp.log(5.0)))
+    x, t = jnp.asarray(words[:1]), jnp.array([1])
+    unchanged = np.log(2 / 1e-5 - 1)
+    log_joint = -unchanged * (words != words[:1]).sum(1)[:, None]
+    one, zero = (np.log((np.exp(log_joint) * bits).sum(0)) for bits in (words, 1 - words))
+    np.testing.assert_allclose(model.denoise(x, t).logits[0], one - zero, rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: model.denoise(x, t).logits.sum())(x)).all()
+
+
 def test_certain_outputs_are_certain():
     process, x = Binomial(make_schedule()), jnp.asarray(STRINGS)
     for t in range(1, T + 1):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpm_jax.cli import compilation_cache
+from dpm_jax.cli import arguments, compilation_cache
 from tests.commands import QUICK, ROOT, run
 
 SETTINGS = (
@@ -102,5 +102,7 @@ def test_the_second_command_finds_what_the_first_compiled(tmp_path):
 
 def test_a_dry_run_compiles_for_itself(monkeypatch):
     """It tells how long that takes."""
+    # Commands of other tests may have called it in this process, which calls it once.
+    arguments.set_up.cache_clear()
     monkeypatch.setattr(compilation_cache, "use", lambda: pytest.fail("a dry run keeps its programs"))
     assert run("train", *QUICK, "--dry_run").code == 0

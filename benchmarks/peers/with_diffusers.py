@@ -33,12 +33,12 @@ class MLP(torch.nn.Module):
 class UNet(torch.nn.Module):
     """`UNet2DModel` of about 1.4 M parameters: its defaults otherwise, with groups that divide its channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = work.UNET_SIDE, channels: int = 1, outputs: int = 1) -> None:
         super().__init__()
         self.net = UNet2DModel(
-            sample_size=work.UNET_SIDE,
-            in_channels=1,
-            out_channels=1,
+            sample_size=side,
+            in_channels=channels,
+            out_channels=outputs,
             layers_per_block=1,
             block_out_channels=(32, 64, 80),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
