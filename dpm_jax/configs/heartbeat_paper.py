@@ -8,7 +8,7 @@ kernel forgets towards fair coins, so these it is.
 
 Paper: Sohl-Dickstein et al. 2015, appendix D.1.2; K = -2.414 bits/sequence, K - L_null = 12.024.
 Command: python train.py --config=heartbeat_paper
-Expect, on 2 CPU cores: K = -2.413 +- 0.001 bits/sequence, 6 minutes.
+Expect, on 2 CPU cores: K = -2.414 +- 0.001 bits/sequence, 6 minutes.
 """
 
 from ml_collections import ConfigDict
