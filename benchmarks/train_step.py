@@ -57,7 +57,8 @@ def source_of(config: ConfigDict) -> Source:
     crop = config.data.crop
     shape = (crop, crop, 1) if crop else SHAPES[config.data.tfds.dataset]
     pixels = np.random.default_rng(0).integers(0, 256, (256, *shape), np.uint8)
-    return sources.image_source(ImageSet(pixels, pixels[:64], None))
+    source = sources.image_source(ImageSet(pixels, pixels[:64], None))
+    return build.with_spectrum(source) if config.noise == "spectrum" else source
 
 
 def _maker(source: Source, size: int) -> Callable[[Array], Array]:

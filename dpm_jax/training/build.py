@@ -34,7 +34,7 @@ from dpm_jax.training import config as config_lib
 from dpm_jax.training.experiment import Experiment, Params
 from dpm_jax.training.settings import Evaluate, Train
 
-__all__ = ["experiment", "source"]
+__all__ = ["experiment", "source", "with_spectrum"]
 
 # The algebra of full covariances is unrolled over dimensions: compilation takes seconds at 4, minutes at 10.
 _MAX_FULL_DIM = 6
@@ -151,11 +151,18 @@ def source(
         raise UserError(f"config.kernel: 'binomial' needs bits, and data '{part.name}' are {kind}")
     if found.binary != binary:
         raise UserError(f"config.kernel: data '{part.name}' are bits, which need kernel 'binomial'")
-    return _with_spectrum(found) if config.noise == "spectrum" else found
+    return with_spectrum(found) if config.noise == "spectrum" else found
 
 
-def _with_spectrum(source: Source) -> Source:
-    """Return the source with the spectrum of its images."""
+def with_spectrum(source: Source) -> Source:
+    """Return the source with the spectrum of its images, which `config.noise` "spectrum" needs.
+
+    Args:
+      source: of images, [H, W, C].
+
+    Raises:
+      UserError: if its examples are no images.
+    """
     if len(source.shape) != 3:
         raise UserError(f"config.noise: 'spectrum' is for images, and examples have shape {source.shape}")
     key, units = jax.random.key(0), source.standardization
