@@ -274,7 +274,14 @@ def estimate(
 
 
 def limit(
-    key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", num_times: int = 1, fixed: Array | None = None
+    key: Array,
+    model: Model,
+    x_0: Array,
+    *,
+    edge: Edge = "forward",
+    time_sampler: timesteps.TimeSampler = timesteps.continuous,
+    num_times: int = 1,
+    fixed: Array | None = None,
 ) -> Estimate:
     """Return unbiased estimates of K as the steps between 1 and T become infinitely many (Kingma et al. 2021, VDM).
 
@@ -284,7 +291,7 @@ def limit(
         1/2 integral of E |x_0 - E_p[x_0 | x_t]|^2 d SNR,   SNR = alpha_bar_t / sigma2_t from t = T to t = 1,
 
     and for bits the KL of two jump processes. Both depend on the schedule through its ends alone. The integral is
-    estimated at real times t, of a low-discrepancy draw, so the model's denoiser must take them: those of
+    estimated at real times t, so the model's denoiser must take them: those of
     `predictions` with variance "mixed" or full covariance, and of bits with prediction "x_0", do if the network does.
     Trained on it, a network serves chains of any number of steps, see `respacing`.
 
@@ -293,6 +300,7 @@ def limit(
       model: with a denoiser; the T steps of its process say where the times are looked for.
       x_0: [B, ...] data, each example once.
       edge: as of `estimate`.
+      time_sampler: of real times, `timesteps.continuous` or `timesteps.importance` with `real`.
       num_times: as of `estimate`.
       fixed: as of `estimate`.
 
@@ -310,7 +318,7 @@ def limit(
         rate: Array = process.kl_rate(x_0, p, x_t, t)
         return rate
 
-    how: Any = {"time_sampler": timesteps.continuous, "law": model.denoised, "term": term}
+    how: Any = {"time_sampler": time_sampler, "law": model.denoised, "term": term}
     return _from_few_times(key, model, x_0, edge, num_times, fixed, **how)
 
 

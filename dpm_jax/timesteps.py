@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from dpm_jax.numerics.systematic import indices
+from dpm_jax.numerics.systematic import places
 
 __all__ = [
     "Design",
@@ -100,32 +101,49 @@ def continuous(key: Array, num: int, num_timesteps: int) -> TimeDraw:
     return TimeDraw(1 + u * (num_timesteps - 1), jnp.full(num, num_timesteps - 1, jnp.float32), "grid")
 
 
-def importance(probabilities: Array) -> TimeSampler:
-    """Independent t with the given probabilities; best when proportional to the root mean square of the term.
+def importance(probabilities: Array, *, real: bool = False) -> TimeSampler:
+    """Draw t with the given probabilities; best when proportional to the root mean square of the term.
+
+    Positions are an even grid with one random offset, as in `low_discrepancy`, here of the running sum of the
+    probabilities. For `bound.limit` that has the effect of a schedule whose levels between the ends are learned by the
+    variance of K (Kingma et al. 2021, VDM, appendix I.2): the integral does not depend on them, its estimate does.
 
     Args:
       probabilities: [T + 1], positive at 2..T; entries 0 and 1 are not used. Normalised here.
+      real: real times in [1, T], uniform between t - 1 and t, in place of t.
 
     Raises:
       ValueError: on drawing, if there are not T + 1 of them.
     """
 
     def draw(key: Array, num: int, num_timesteps: int) -> TimeDraw:
-        if probabilities.shape != (num_timesteps + 1,):
-            raise ValueError(f"probabilities: must have shape {(num_timesteps + 1,)}, got {probabilities.shape}")
-        p = probabilities[2:] / probabilities[2:].sum()
-        index = jax.random.categorical(key, jnp.log(p), shape=(num,))
-        return TimeDraw((2 + index).astype(jnp.int32), 1 / p[index])
+        t, within = _along(key, "probabilities", probabilities, num, num_timesteps)
+        if num_timesteps == 1:
+            return TimeDraw(t.astype(jnp.float32) if real else t, jnp.zeros(num), "grid")
+        weight = probabilities[2:].sum() / probabilities[t]
+        return TimeDraw(t - 1 + within if real else t, weight, "grid")
 
     return draw
 
 
+def _along(key: Array, name: str, shares: Array, num: int, num_timesteps: int) -> tuple[Array, Array]:
+    """Return t in 2..T in proportion to shares [T + 1], and the part of t's share before each position."""
+    if shares.shape != (num_timesteps + 1,):
+        raise ValueError(f"{name}: must have shape {(num_timesteps + 1,)}, got {shares.shape}")
+    # As in `low_discrepancy`, the first position of the batch is uniform, and the others follow around the circle.
+    start = num * jax.random.uniform(key)
+    first = min(2, num_timesteps)  # with T = 1 there is no term, and the weight is 0
+    turn = -jnp.floor(start).astype(jnp.int32)
+    index, within = (jnp.roll(a, turn) for a in places(start % 1, shares[first:], num))
+    return first + index, within
+
+
 class TimeTable(NamedTuple):
-    """A running table of the terms, for `importance`.
+    """A running table of the terms, for `importance`; neighbours in t share an entry where T is large.
 
     Attributes:
       square: [T + 1] decayed mean of the squared term at each t.
-      visits: [T + 1] how often each t was seen.
+      visits: [T + 1] how often t, or a neighbour that it shares with, was seen.
     """
 
     square: Array
@@ -135,6 +153,8 @@ class TimeTable(NamedTuple):
 # What is kept of the mean squares at a visit; and visits of every t before the table is believed, as Nichol &
 # Dhariwal (2021, section 3.3) have it.
 _DECAY, _VISITS = 0.9, 10
+# Entries of a table at most: a few hundred draws then tell them all.
+_ENTRIES = 64
 # Of all draws, those that are uniform whatever the table says: a term that has grown since is found out.
 _UNIFORM = 0.1
 
@@ -144,12 +164,24 @@ def table(num_timesteps: int) -> TimeTable:
     return TimeTable(jnp.zeros(num_timesteps + 1), jnp.zeros(num_timesteps + 1))
 
 
+def _first_of_entry(size: int) -> np.ndarray:
+    """Return for each t in 0..T the first t that shares its entry of a table of this size, T + 1."""
+    num_terms, t = size - 2, np.arange(size)
+    entry = (t - 2) * min(num_terms, _ENTRIES) // max(num_terms, 1)
+    return np.where(t < 2, t, 2 + np.searchsorted(entry[2:], entry))
+
+
 def record(table: TimeTable, t: Array, values: Array) -> TimeTable:
-    """Return the table with terms `values` [B] seen at t [B] int32. Terms that are not finite are left out."""
+    """Return the table with terms `values` [B] seen at t [B] in it. Terms that are not finite are left out.
+
+    A real t, of `bound.limit`, counts as the step that it lies in, the next whole t.
+    """
+    first = _first_of_entry(table.visits.shape[0])
+    at = jnp.asarray(first)[jnp.clip(jnp.ceil(t).astype(jnp.int32), 2, len(first) - 1)]
     seen = jnp.isfinite(values)
-    new = jnp.zeros_like(table.visits).at[t].add(seen.astype(table.visits.dtype))
-    total = jnp.zeros_like(table.square).at[t].add(jnp.where(seen, values, 0.0) ** 2)
-    # Visits of a t in one batch are averaged; the first mean is taken as it is.
+    new = jnp.zeros_like(table.visits).at[at].add(seen.astype(table.visits.dtype))[first]
+    total = jnp.zeros_like(table.square).at[at].add(jnp.where(seen, values, 0.0) ** 2)[first]
+    # Visits in one batch are averaged; the first mean is taken as it is.
     keep = jnp.where(table.visits == 0, 0.0, _DECAY**new)
     mean = total / jnp.maximum(new, 1)
     square = jnp.where(new > 0, keep * table.square + (1 - keep) * mean, table.square)
@@ -179,12 +211,7 @@ def emphasis(weights: Array) -> TimeSampler:
     """
 
     def draw(key: Array, num: int, num_timesteps: int) -> TimeDraw:
-        if weights.shape != (num_timesteps + 1,):
-            raise ValueError(f"weights: must have shape {(num_timesteps + 1,)}, got {weights.shape}")
-        # As in `low_discrepancy`, the first position of the batch is uniform, and the others follow around the circle.
-        start = num * jax.random.uniform(key)
-        first = min(2, num_timesteps)  # with T = 1 there is no term, and the weight is 0
-        t = first + jnp.roll(indices(start % 1, weights[first:], num), -jnp.floor(start).astype(jnp.int32))
+        t, _ = _along(key, "weights", weights, num, num_timesteps)
         return TimeDraw(t, jnp.full(num, num_timesteps - 1, jnp.float32), "grid")
 
     return draw

@@ -135,10 +135,14 @@ def test_values_out_of_range_are_refused(field, value, words):
         ({"train.objective": "sample_mse", "schedule.learned": True}, "needs train.objective 'bound'"),
         ({"train.objective": "sample_mse", "schedule.ends_learned": True}, "needs train.objective 'bound' or 'limit'"),
         ({"kernel": "binomial", "data.name": "heartbeat", "schedule.ends_learned": True}, "not differentiable"),
-        ({"train.objective": "sample_mse", "train.emphasis": 0.5}, "goes neither with emphasis"),
+        ({"train.objective": "sample_mse", "train.emphasis": 0.5}, "does not go with emphasis"),
         (
             {"train.objective": "simple", "reverse.variance": "small", "train.time_sampler": "importance"},
-            "nor with time_sampler 'importance'",
+            "'simple' does not go with time_sampler 'importance'",
+        ),
+        (
+            {"train.objective": "limit", "train.time_sampler": "uniform"},
+            "config.train.time_sampler: must be one of low_discrepancy, or",
         ),
         ({"optimizer.name": "adamm"}, "config.optimizer.name: Optax has no such function"),
         ({"optimizer.name": "adamm"}, "did you mean adam"),

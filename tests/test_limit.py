@@ -162,7 +162,7 @@ def test_training_on_it_learns_and_serves_any_number_of_steps():
     assert after.mean - before.mean > 0.2
     assert np.isfinite(progress.loss)
     config.train.emphasis = 0.5
-    with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' goes neither with emphasis"):
+    with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' does not go with emphasis"):
         build.experiment(config, source.shape)
     config.train.emphasis, config.network.name = 0.0, "rbf"
     with pytest.raises(UserError, match=r"config\.train\.objective: 'limit' looks at real times, which network 'rbf'"):

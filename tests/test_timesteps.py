@@ -45,6 +45,39 @@ def test_shapes_and_the_empty_sum(name, num):
     assert int(draw.t.max()) <= 1
 
 
+@pytest.mark.parametrize("T", [2, 3, 1000])
+def test_real_times_are_unbiased_for_any_integral(T):
+    """Test the even grid and that of unequal probabilities by an integral in closed form; all times are in [1, T]."""
+    samplers = (timesteps.continuous, timesteps.importance(1 + (jnp.arange(T + 1) / T - 0.5) ** 2, real=True))
+
+    @jax.jit
+    @jax.vmap
+    def estimate(key):
+        draws = [sampler(key, 65, T) for sampler in samplers]
+        found = jnp.stack([jnp.mean(draw.weight * (jnp.sin(draw.t) + 2)) for draw in draws])
+        t = jnp.stack([draw.t for draw in draws])
+        return found, t.min(1), t.max(1)
+
+    mean, low, high = estimate(jax.random.split(jax.random.key(0), 3000))
+    assert low.dtype == jnp.float32
+    assert ((low >= 1) & (high <= T)).all()
+    np.testing.assert_allclose(low.min(0), 1, atol=0.05)
+    np.testing.assert_allclose(high.max(0), T, atol=0.05)
+    exact = np.cos(1) - np.cos(T) + 2 * (T - 1)
+    assert (np.abs(mean.mean(0) - exact) <= 4 * np.std(mean, 0) / np.sqrt(3000) + 1e-5 * exact).all()
+
+
+def test_real_times_lie_within_the_steps_that_whole_ones_are():
+    p = jnp.arange(31.0) ** 2 + 1
+    whole, real = (timesteps.importance(p, real=real)(jax.random.key(2), 2000, 30) for real in (False, True))
+    assert ((real.t >= whole.t - 1) & (real.t <= whole.t)).all()
+    np.testing.assert_array_equal(real.weight, whole.weight)
+    # They spread evenly over their steps.
+    within = np.sort(np.asarray(real.t - whole.t + 1)[np.asarray(whole.t) == 30])
+    assert len(within) > 100
+    np.testing.assert_allclose(within, np.linspace(0, 1, len(within)), atol=2 / len(within))
+
+
 def test_importance_wants_a_probability_for_each_t():
     with pytest.raises(ValueError, match=r"must have shape \(101,\), got \(30,\)"):
         timesteps.importance(jnp.ones(30))(jax.random.key(0), 4, 100)
@@ -167,6 +200,31 @@ def test_a_table_forgets_and_survives_what_is_not_finite():
     for _ in range(80):
         table = timesteps.record(table, jnp.array([3]), jnp.array([1.0]))
     np.testing.assert_allclose(table.square[3], 1.0, rtol=1e-3)
+
+
+def test_neighbours_share_an_entry_of_a_table():
+    """At most 64 entries, alike in size to one; a real t counts as the step that it lies in."""
+    T = 1000
+    table = timesteps.record(timesteps.table(T), jnp.array([2, 500, T]), jnp.array([1.0, 2.0, 3.0]))
+    square, visits = np.asarray(table.square), np.asarray(table.visits)
+    assert not square[:2].any()
+    for t, value in ((2, 1.0), (500, 4.0), (T, 9.0)):
+        shared = np.flatnonzero(square == value)
+        assert t in shared
+        np.testing.assert_array_equal(shared, np.arange(shared[0], shared[-1] + 1))
+        np.testing.assert_array_equal(visits[shared], 1)
+    sizes = [(square == value).sum() for value in (1, 4, 9)]
+    assert max(sizes) - min(sizes) <= 1
+    assert 64 * min(sizes) <= T - 1 <= 64 * max(sizes)
+    real = timesteps.record(timesteps.table(T), jnp.array([1.0, 499.2, 999.01]), jnp.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(real.square, square)
+    # Ten visits of each of 64 entries, and the table is believed.
+    for i in range(11):
+        t = timesteps.low_discrepancy(jax.random.key(i), 64, T).t
+        table = timesteps.record(table, t, 1.0 + (t > 500))
+    shares = np.asarray(timesteps.probabilities(table))
+    np.testing.assert_allclose(shares[2:].sum(), 1, rtol=1e-5)
+    assert shares[900] > 1.5 * shares[100]
 
 
 def test_importance_from_a_table_is_unbiased_and_of_less_variance():

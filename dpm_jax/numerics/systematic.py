@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-__all__ = ["indices"]
+__all__ = ["indices", "places"]
 
 # Weights are rounded to this share of their sum, which leaves int32 room for the rounding of 10^9 of them.
 _TICKS = 2**30
 
 
-def indices(offset: Array, weights: Array, num: int) -> Array:
-    """Return sorted indices, each num times its share of the weights, rounded up or down.
+def places(offset: Array, weights: Array, num: int) -> tuple[Array, Array]:
+    """Return sorted indices, each num times its share of the weights, rounded up or down, and how far within it.
 
     An index of weight 0 is never returned, nor one whose share is below 2^-31. Shares are rounded to multiples of
     2^-30, so that counts may be off by another num / 2^28: 0.004 at a million.
@@ -29,10 +29,10 @@ def indices(offset: Array, weights: Array, num: int) -> Array:
       num: how many.
 
     Returns:
-      int32 [..., num].
+      int32 [..., num]; and float32 [..., num] in [0, 1], the part of the index's share that lies before the position.
     """
 
-    def search(offset: Array, weights: Array) -> Array:
+    def search(offset: Array, weights: Array) -> tuple[Array, Array]:
         total = weights.sum()
         ticks = jnp.round(weights / jnp.where(total > 0, total, 1.0) * _TICKS).astype(jnp.int32)
         ends = jax.lax.cumsum(ticks)
@@ -41,7 +41,15 @@ def indices(offset: Array, weights: Array, num: int) -> Array:
         share = (ends[-1] % num).astype(jnp.float32) / num
         first = (offset * (ends[-1].astype(jnp.float32) / num)).astype(jnp.int32)
         positions = k * (ends[-1] // num) + (k.astype(jnp.float32) * share).astype(jnp.int32) + first
-        return jnp.searchsorted(ends, jnp.minimum(positions, ends[-1] - 1), side="right").astype(jnp.int32)
+        positions = jnp.minimum(positions, ends[-1] - 1)
+        index = jnp.searchsorted(ends, positions, side="right").astype(jnp.int32)
+        left = (ends[index] - positions).astype(jnp.float32)
+        return index, 1 - left / jnp.maximum(ticks[index], 1)
 
-    found: Array = jnp.vectorize(search, signature="(),(n)->(k)")(offset, weights)
+    found: tuple[Array, Array] = jnp.vectorize(search, signature="(),(n)->(k),(k)")(offset, weights)
     return found
+
+
+def indices(offset: Array, weights: Array, num: int) -> Array:
+    """Return the indices of `places`, int32 [..., num]."""
+    return places(offset, weights, num)[0]

@@ -32,6 +32,8 @@ _OBJECTIVES = {
     **{name: f"dpm_jax.objectives:{name}" for name in ("simple", "hybrid", "sample_mse")},
 }
 _TIME_SAMPLERS = {name: f"dpm_jax.timesteps:{name}" for name in ("low_discrepancy", "antithetic", "uniform")}
+# Of the objective "limit".
+_REAL_TIME_SAMPLERS = {"low_discrepancy": "dpm_jax.timesteps:continuous"}
 
 
 def loss(
@@ -58,17 +60,19 @@ def loss(
     objective = _objective(config, train)
     options = parts.options("config.train.options", train.options)
     if train.time_sampler == "importance":
+        function = parts.find("config.train.objective", train.objective, _OBJECTIVES)
 
         def remembering(params: Params, key: Array, x_0: Array, table: Memory) -> tuple[Array, Memory]:
-            sampler = timesteps.importance(timesteps.probabilities(table))
+            sampler = timesteps.importance(timesteps.probabilities(table), real=config.train.objective == "limit")
             dropout_key, noise_key = jax.random.split(key)
             how = {"edge": edge, "time_sampler": sampler, **options}
-            found = _estimate(bound.estimate, config, noise_key, model(params, dropout_key), data(x_0), **how)
+            found = _estimate(function, config, noise_key, model(params, dropout_key), data(x_0), **how)
             return -found.mean, timesteps.record(table, found.t, jax.lax.stop_gradient(found.kl))
 
         return timesteps.table(config.num_timesteps), remembering
 
-    sampler = parts.find("config.train.time_sampler", train.time_sampler, _TIME_SAMPLERS)
+    known = _REAL_TIME_SAMPLERS if train.objective == "limit" else _TIME_SAMPLERS
+    sampler = parts.find("config.train.time_sampler", train.time_sampler, known)
     if train.emphasis > 0:
         sampler = timesteps.emphasis(base.sigma2**train.emphasis)
 
@@ -167,5 +171,7 @@ def _check_unweighted(config: ConfigDict, train: Train, field: str) -> None:
         raise UserError(f"config.schedule.learned: needs train.objective 'bound', got '{name}'")
     if config.schedule.ends_learned and name != "limit":
         raise UserError(f"config.schedule.ends_learned: needs train.objective 'bound' or 'limit', got '{name}'")
-    if train.emphasis or train.time_sampler == "importance":
-        raise UserError(f"{field}: '{name}' goes neither with emphasis nor with time_sampler 'importance'")
+    if train.emphasis:
+        raise UserError(f"{field}: '{name}' does not go with emphasis")
+    if train.time_sampler == "importance" and name != "limit":
+        raise UserError(f"{field}: '{name}' does not go with time_sampler 'importance'")
