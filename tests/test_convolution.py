@@ -76,7 +76,25 @@ def test_blocks_of_the_batch_make_no_difference(shape):
 
 def test_finite_differences():
     x, kernel, _ = draw(2, 3, 4, 2, 3, 3)
-    check_grads(jax.jit(conv), (x, kernel), order=2, modes=["rev"], atol=0.05, rtol=0.05)
+    check_grads(jax.jit(conv), (x, kernel), order=2, modes=["fwd", "rev"], atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+def test_forward_mode_is_reverse_mode(channels):
+    """Whole derivatives, by columns and by rows, of a convolution and of the gradient of one."""
+    x, kernel, _ = draw(1, 2, 3, channels, channels, 3)
+    few = x[..., :2]
+
+    def of(x):
+        return conv(jnp.concatenate([x, x[..., :1].repeat(channels - 2, -1)], -1), kernel)[..., :2]
+
+    def slope(x):
+        return jax.grad(lambda x: (of(x) ** 3).sum())(x)
+
+    for f in (of, slope):
+        forward, reverse = jax.jit(jax.jacfwd(f))(few), jax.jit(jax.jacrev(f))(few)
+        assert_close(forward, reverse, 1e-5)
+        assert np.abs(forward).max() > 0.1
 
 
 @pytest.mark.parametrize(("axes", "channels"), [((0, None), 3), ((None, 0), 3), ((0, 0), 32)])

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpm_jax.numerics.bilinear import bilinear
+
 __all__ = ["Conv", "conv"]
 
 # Numbers in the matrices of one block: 2 MiB of float32, what the cores' own caches hold.
@@ -135,41 +137,50 @@ def _shifted_products(still: Array, moving: Array, size: int) -> Array:
     return total.reshape(a, size, size, b).transpose(1, 2, 0, 3)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+# A convolution and its two gradients are each linear in both of their arguments, and transposes of each other, so that
+# derivatives of any order are computed in their quick forms.
+
+
 def _conv(x: Array, kernel: Array, precision: Precision) -> Array:
-    y: Array = lax.platform_dependent(x, kernel, cpu=_cpu, default=partial(_stock, precision=precision))
-    return y
-
-
-def _conv_forward(x: Array, kernel: Array, precision: Precision) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel, precision), (x, kernel)
-
-
-def _conv_backward(precision: Precision, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
     size = kernel.shape[0]
-    dx = lax.platform_dependent(
+    return bilinear(
+        _on_cpu_or(_cpu, partial(_stock, precision=precision)),
+        lambda g, kernel: _input_gradient(kernel, g, precision),
+        lambda g, x: _weight_gradient(x, g, size, precision),
+        x,
+        kernel,
+    )
+
+
+def _input_gradient(kernel: Array, g: Array, precision: Precision) -> Array:
+    size = kernel.shape[0]
+    return bilinear(
+        _on_cpu_or(_cpu_input_gradient, partial(_stock_input_gradient, precision=precision)),
+        lambda dx, g: _weight_gradient(dx, g, size, precision),
+        lambda dx, kernel: _conv(dx, kernel, precision),
         kernel,
         g,
-        cpu=_cpu_input_gradient,
-        default=partial(_stock_input_gradient, precision=precision),
     )
-    dkernel = lax.platform_dependent(
+
+
+def _weight_gradient(x: Array, g: Array, size: int, precision: Precision) -> Array:
+    return bilinear(
+        _on_cpu_or(
+            partial(_cpu_weight_gradient, size=size), partial(_stock_weight_gradient, size=size, precision=precision)
+        ),
+        lambda dkernel, g: _input_gradient(dkernel, g, precision),
+        lambda dkernel, x: _conv(x, dkernel, precision),
         x,
         g,
-        cpu=partial(_cpu_weight_gradient, size=size),
-        default=partial(_stock_weight_gradient, size=size, precision=precision),
     )
-    return dx, dkernel
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+def _on_cpu_or(cpu: Callable[..., Array], default: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda *args: lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
 def conv(x: Array, kernel: Array, precision: Precision = None) -> Array:
-    """Convolve (cross-correlate) images, stride 1, 'SAME' padding with zeros.
-
-    `jax.grad` and `jax.vjp` only, to any order: no forward mode (`jax.jvp`, `jax.jacfwd`).
+    """Convolve (cross-correlate) images, stride 1, 'SAME' padding with zeros; differentiable forward and backward.
 
     Args:
       x: [B, H, W, inputs], float32 or bfloat16.
