@@ -182,6 +182,26 @@ def test_discrete_bits_of_the_unit_gaussian_in_closed_form(tmp_path):
     assert result.discretized_bits_per_dim.mean == pytest.approx(by_hand, abs=0.02)
 
 
+def test_bits_by_a_truncated_normal_in_closed_form(tmp_path):
+    """The same model, of noise that hardly leaves the cell of a level."""
+    data = np.random.default_rng(0).choice(np.asarray([0, 0, 90, 160, 255, 255], np.uint8), (2000, 8, 8, 1))
+    np.save(tmp_path / "x.npy", data)
+    beta = 3e-6
+    model, source = built(
+        make(data__name="file", data__file__path=str(tmp_path / "x.npy"), schedule__geometric__beta_1=beta)
+    )
+    params = step.init(model).params
+    result = report.evaluate(jax.random.key(0), model, params, source, 200, 0, truncated=True)
+    x_0 = np.asarray(source.standardization.centres(data))
+    border = 0.5 / float(source.standardization.scale) * np.sqrt((1 - beta) / beta)
+    law = scipy.stats.truncnorm(-border, border, scale=np.sqrt(beta))
+    log_density = -0.5 * ((1 - beta) * (x_0**2).mean() + law.var() + np.log(2 * np.pi))
+    found = result.truncated_bits_per_dim
+    assert abs(found.mean + (log_density + law.entropy()) / np.log(2)) < 4 * found.stderr < 0.08
+    assert "truncated normal" in report.table(result)
+    assert report.evaluate(jax.random.key(0), model, params, source, 4, 0).truncated_bits_per_dim == Estimate()
+
+
 def test_more_examples_than_memory_holds_are_refused_before_training():
     _, source = built(make(data__dead_leaves__size=256, data__dead_leaves__channels=3))
     with pytest.raises(UserError, match=r"num_examples: 20000 of shape \(256, 256, 3\) are 15.7 GB; give fewer"):
@@ -195,6 +215,8 @@ def test_real_valued_images_have_no_discrete_bits(tmp_path):
     result = report.evaluate(jax.random.key(0), model, step.init(model).params, source, 4, 0)
     assert result.discrete_bits_per_dim == Estimate()
     assert result.discretized_bits_per_dim == Estimate()
+    with pytest.raises(UserError, match="truncated_normal: is for 8-bit pixels with white noise"):
+        report.evaluate(jax.random.key(0), model, step.init(model).params, source, 4, 0, truncated=True)
 
 
 def test_parzen_of_images(array):

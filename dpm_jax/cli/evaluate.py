@@ -60,6 +60,11 @@ def _define(flag: cli.Definitions) -> None:
     flag.integer("num_examples", None, "Number of held-out examples (evaluate.num_examples of the config).")
     flag.boolean("parzen", False, "Whether to compute the Parzen-window estimate, for image datasets with a test set.")
     flag.integer("parzen_samples", 10_000, "Number of samples of the Parzen-window estimate.", 2)
+    flag.boolean(
+        "truncated_normal",
+        False,
+        "Whether to bound the code length of 8-bit pixels by a truncated normal, too, without a decoder.",
+    )
     flag.integer(
         "ais_k",
         None,
@@ -150,10 +155,10 @@ def _check_flags(given: FlagValues, cold: bool) -> None:
     if given.examples is not None and given.against is not None:
         raise UserError("--examples, --against: give one of them")
     for instead, also in (("examples", "num_examples"), ("against", "ais_k")):
-        for name in ("parzen", "ais_examples", "respacing", also):
+        for name in ("parzen", "ais_examples", "respacing", "truncated_normal", also):
             if given[instead].value is not None and given[name].present:
                 raise UserError(f"--{name}: does not go with --{instead}")
-    for name in ("ais_k", "ais_examples", "respacing", "examples", "against", "dry_run"):
+    for name in ("ais_k", "ais_examples", "respacing", "truncated_normal", "examples", "against", "dry_run"):
         if cold and given[name].present:
             raise UserError(f"--{name}: a cold chain has no likelihood")
 
@@ -195,7 +200,9 @@ def _of_likelihood(given: FlagValues, key: Array, run: Run, source: Source, num_
     if given.respacing:
         experiment.check_denoiser(built, params, "--respacing")
     bound_key, ais_key, respacing_key = jax.random.split(key, 3)
-    result = report.evaluate(bound_key, built, params, source, num_examples, step)
+    result = report.evaluate(
+        bound_key, built, params, source, num_examples, step, truncated=bool(given.truncated_normal)
+    )
     print(report.table(result))
     plots.save(figures.of_bound(built, params, result), where / "evaluation.png")
     sections, written = keyed(result), ["evaluation.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax import bound, optimal
+from dpm_jax import bound, optimal, truncated_normal
 from dpm_jax.data import Source, Standardization
 from dpm_jax.distributions import Normal
 from dpm_jax.errors import UserError
@@ -52,6 +53,8 @@ class Report(NamedTuple):
         `units`; less is better; unknown unless all values are integers.
       discretized_bits_per_dim: the same from K of the pixels themselves, without dequantisation, with
         p(x_0 | x_1) given by the mass in each pixel's bin (`Normal.bin_log_prob`); unknown for other data.
+      truncated_bits_per_dim: the same without a decoder, by a truncated normal, see `truncated_normal`; unknown if not
+        asked for.
       edge: treatment of p(x_0 | x_1), "forward", "decoder" or "grid".
       unit: of all of these.
       num_examples, num_timesteps, step: what was evaluated.
@@ -72,6 +75,7 @@ class Report(NamedTuple):
     entropy_prior_bits: float
     discrete_bits_per_dim: Estimate
     discretized_bits_per_dim: Estimate
+    truncated_bits_per_dim: Estimate
     edge: str
     unit: str
     num_examples: int
@@ -107,19 +111,24 @@ def in_chunks(
     def chunk_bound(params: Params, key: Array, chunk: Array) -> bound.Bound:
         return mesh.gather(bound.evaluate(key, model(params), experiment.data(chunk), edge=edge, num_times=num_times))
 
-    fewest = -(-len(x_0) // chunk_size(experiment.shape, _CHUNK))
-    # Chunks of one size are one program; where none divides evenly, there are two.
-    num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
-    chunks = np.array_split(np.asarray(x_0), num_chunks)
-    parts = []
-    with bar("evaluating", len(x_0), "example") as shown:
-        for i, chunk in enumerate(chunks):
-            part = chunk_bound(params, jax.random.fold_in(key, i), jnp.asarray(chunk))
-            parts.append(jax.block_until_ready(part))
-            shown.update(len(chunk))
+    parts = _of_chunks(partial(chunk_bound, params), key, x_0)
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     per_step = np.stack([np.asarray(part.kl_per_step, np.float64) for part in parts])
-    return whole, np.average(per_step, axis=0, weights=[len(chunk) for chunk in chunks])
+    return whole, np.average(per_step, axis=0, weights=[len(part.k) for part in parts])
+
+
+def _of_chunks(function: Callable[[Array, Array], Any], key: Array, x_0: Array) -> list[Any]:
+    """Return function(key, chunk) of each of the chunks that x_0 is cut into."""
+    fewest = -(-len(x_0) // chunk_size(x_0.shape[1:], _CHUNK))
+    # Chunks of one size are one program; where none divides evenly, there are two.
+    num_chunks = next((n for n in range(fewest, 2 * fewest + 1) if len(x_0) % n == 0), fewest)
+    parts = []
+    with bar("evaluating", len(x_0), "example") as shown:
+        for i, chunk in enumerate(np.array_split(np.asarray(x_0), num_chunks)):
+            part = function(jax.random.fold_in(key, i), jnp.asarray(chunk))
+            parts.append(jax.block_until_ready(part))
+            shown.update(len(chunk))
+    return parts
 
 
 def _discretized(
@@ -133,6 +142,29 @@ def _discretized(
     centres = jnp.asarray(standardization.centres(standardization.invert(x_0)))
     result, _ = in_chunks(key, experiment, experiment.model, params, centres, edge)
     return -bits_per_dimension(np.asarray(result.k, np.float64), experiment.shape)  # type: ignore[no-any-return]
+
+
+def _truncated(
+    key: Array, experiment: Experiment, params: Params, standardization: Standardization, x_0: Array
+) -> np.ndarray:
+    """Bits a dimension of each example's pixels, dequantised by a truncated normal, [N]."""
+    grid, is_white = standardization.grid, experiment.config.noise == "white"
+    if grid is None or not is_white:
+        raise UserError("truncated_normal: is for 8-bit pixels with white noise, which these are not")
+    # Outside of the compiled function, for it must be known there, where its ends may be learned.
+    process = experiment.model(params).process
+
+    @jax.jit
+    def of_chunk(params: Params, key: Array, chunk: Array) -> Array:
+        model = dataclasses.replace(experiment.model(params), process=process)
+        how = {"num_times": experiment.evaluate.num_times or None}
+        return mesh.gather(truncated_normal.evaluate(key, model, grid.nearest(chunk), grid, **how))
+
+    try:
+        nats = np.concatenate(_of_chunks(partial(of_chunk, params), key, x_0))
+    except ValueError as error:
+        raise UserError(f"truncated_normal: {error}") from error
+    return discrete_bits_per_dimension(nats, standardization.scale, experiment.shape)  # type: ignore[no-any-return]
 
 
 def _ceiling(key: Array, experiment: Experiment, process: Any, source: Source, x_0: Array) -> float | None:
@@ -163,7 +195,14 @@ def check_examples(source: Source, num_examples: int) -> int:
 
 
 def evaluate(
-    key: Array, experiment: Experiment, params: Params, source: Source, num_examples: int, step: int
+    key: Array,
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    num_examples: int,
+    step: int,
+    *,
+    truncated: bool = False,
 ) -> Report:
     """Evaluate K on `num_examples` held-out examples, every t visited once for each.
 
@@ -174,9 +213,10 @@ def evaluate(
       source: its data.
       num_examples: at least 2; at most what the source holds back is used.
       step: optimizer steps taken, for the record.
+      truncated: whether bits/dim by a truncated normal are wanted, too.
 
     Raises:
-      UserError: as `check_examples`, or if K of an example is not finite.
+      UserError: as `check_examples`, or if K of an example is not finite, or the model goes with no truncated normal.
     """
     data_key, noise_key = jax.random.split(key)
     x_0 = source.held_out(data_key, check_examples(source, num_examples))
@@ -192,13 +232,15 @@ def evaluate(
     gap = None
     if source.log_prob is not None:
         gap = in_unit(jax.jit(source.log_prob)(x_0)) - k
-    discrete = discretized = None
+    discrete = discretized = dequantised = None
     is_white = experiment.config.noise == "white"  # other noise has no law of each pixel by itself
     if source.standardization.step.all():
         k_nats = np.asarray(result.k, np.float64)
         discrete = discrete_bits_per_dimension(k_nats, source.standardization.scale, source.shape)
     if source.standardization.levels is not None and experiment.config.edge != "grid" and is_white:
         discretized = _discretized(noise_key, experiment, params, source.standardization, x_0)
+    if truncated:
+        dequantised = _truncated(noise_key, experiment, params, source.standardization, x_0)
     ceiling = _ceiling(noise_key, experiment, process, source, x_0)
 
     def mean_bits(values: Array) -> float:
@@ -212,6 +254,7 @@ def evaluate(
         gap_bits=Estimate.of(gap),
         discrete_bits_per_dim=Estimate.of(discrete),
         discretized_bits_per_dim=Estimate.of(discretized),
+        truncated_bits_per_dim=Estimate.of(dequantised),
         ceiling_bits=None if ceiling is None else float(in_unit(ceiling)),
         edge_bits=mean_bits(result.edge),
         kl_bits=mean_bits(result.kl),
@@ -252,5 +295,6 @@ def table(report: Report) -> str:
                 r.discrete_bits_per_dim,
             ),
             ("bits/dim of the pixels, discretised decoder", r.discretized_bits_per_dim),
+            ("bits/dim of the pixels, truncated normal", r.truncated_bits_per_dim),
         ],
     )
