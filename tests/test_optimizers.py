@@ -110,3 +110,30 @@ def test_a_schedule_with_a_peak_of_its_own_is_warmed_up_once(name):
 def test_options_of_the_wrong_kind_are_refused(name, options):
     with pytest.raises(UserError, match=r"config\.optimizer\.decay\.options"):
         optimizers.learning_rate(settings(decay__name=name, decay__options=options), 100)
+
+
+def test_muon_makes_singular_values_alike_of_kernels_as_matrices():
+    """Against a singular value decomposition in float64; what is no kernel is Adam's."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 4, 8), "dense": (6, 5), "query": (8, 2, 3), "out": (2, 3, 8)}
+    grads = {
+        name: {"kernel": rng.normal(size=shape), "bias": rng.normal(size=shape[-1:])} for name, shape in shapes.items()
+    }
+    grads = {"network": {"params": grads}, "schedule": rng.normal(size=(2, 2))}
+    optimizer, _ = optimizers.build(settings(**{**CONSTANT, "name": "muon", "muon__rms": 0.3}), 10)
+    grads = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), grads)
+    params = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    adam = optax.adam(0.05, 0.9, 0.999, nesterov=True)
+    expected, _ = adam.update(grads, adam.init(params))
+    np.testing.assert_allclose(updates["schedule"], expected["schedule"], rtol=1e-4)
+    for name, shape in shapes.items():
+        g, u = (np.asarray(tree["network"]["params"][name]["kernel"], float) for tree in (grads, updates))
+        bias = (tree["network"]["params"][name]["bias"] for tree in (updates, expected))
+        np.testing.assert_allclose(*bias, rtol=1e-4)
+        matrix = (shape[0], -1) if name == "query" else (-1, shape[-1])
+        left, _, right = np.linalg.svd(g.reshape(matrix), full_matrices=False)
+        between = left.T @ u.reshape(matrix) @ right.T / (0.05 * 0.3 * np.sqrt(u.size / len(right)))
+        # Five Newton-Schulz iterations bring singular values to between 0.7 and 1.2.
+        np.testing.assert_allclose(between, -0.95 * np.eye(len(right)), atol=0.3, err_msg=name)
+        assert np.linalg.norm(u) > 0.6 * 0.05 * 0.3 * np.sqrt(u.size)

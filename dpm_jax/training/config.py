@@ -93,9 +93,10 @@ def default() -> ConfigDict:
                 "precision": "highest",
             },
             "optimizer": {
-                "name": "adam",  # any of Optax that takes a learning rate, or "package.module:callable"
+                "name": "adam",  # any of Optax that takes a learning rate, "muon", or "package.module:callable"
                 "adam": {"b1": 0.9, "b2": 0.99},
                 "adamw": {"b1": 0.9, "b2": 0.99, "weight_decay": 1e-4},
+                "muon": {"rms": 0.2, "beta": 0.95},
                 "sgd": {"momentum": 0.0, "nesterov": False},
                 "options": "",  # of the one that is named, others than these or over them: "eps=1e-6, nesterov=True"
                 "learning_rate": 5e-3,

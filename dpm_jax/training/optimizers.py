@@ -1,4 +1,4 @@
-"""Any optimizer and learning-rate schedule of Optax, by name, or one's own, as "package.module:callable"."""
+"""Any optimizer and learning-rate schedule of Optax, by name, "muon", or one's own, as "package.module:callable"."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ LearningRate = Callable[[Array], Array]
 # What the schedules of Optax call the learning rate that they begin or peak with, and their length.
 _PEAKS = ("peak_value", "init_value", "value")
 _LENGTHS = ("decay_steps", "transition_steps")
+# Of Optax, by way of a module here.
+_OURS = {"muon": "dpm_jax.training.muon:muon"}
 # Optax takes any value of these.
 _WITHIN = {
     **dict.fromkeys(("b1", "b2", "momentum"), "[0, 1)"),
@@ -34,8 +36,8 @@ _WITHIN = {
 
 def _find(field: str, name: str, wanted: tuple[str, ...]) -> Callable[..., Any]:
     """Return the function of Optax of this name, or the user's, that takes one of the parameters `wanted`."""
-    if ":" in name:
-        own = parts.find(field, name, {})
+    if ":" in name or name in _OURS:
+        own = parts.find(field, name, _OURS)
         if not set(wanted) & set(parts.parameters(own)):
             raise UserError(f"{field}: '{name}' must take {' or '.join(wanted)}")
         return own
