@@ -2,8 +2,8 @@
 
   python -m benchmarks.memory
 
-Runs train.py on the swiss roll at several T, each in a separate process, samples and evaluation included, and
-reads the peak resident memory of each.
+Runs train.py on the swiss roll at several T in turn, each in a separate process, samples and evaluation included,
+and reads the peak resident memory of each.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
+
 from benchmarks.tables import ROOT, Table
 
 TIMESTEPS = (10, 100, 1000, 10_000)
+ROUNDS = 5
 
 CHILD = """
 import resource, runpy, sys
@@ -41,15 +44,20 @@ def peak(num_timesteps: int) -> int:
 
 def tables() -> list[Table]:
     """Measure, and return the one table."""
-    peaks = [peak(num_timesteps) for num_timesteps in TIMESTEPS]
+    rounds = [[peak(num_timesteps) for num_timesteps in TIMESTEPS] for _ in range(ROUNDS)]
     # On macOS the unit is bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peaks = np.array(rounds) / (2**20 if sys.platform == "darwin" else 2**10)
     rows = [
-        [f"{num_timesteps:,}", f"{memory / unit:.0f} MiB", f"{memory / peaks[0]:.2f}"]
-        for num_timesteps, memory in zip(TIMESTEPS, peaks, strict=True)
+        [
+            f"{num_timesteps:,}",
+            f"{np.median(of_one):.0f} MiB",
+            f"{of_one.min():.0f} to {of_one.max():.0f} MiB",
+            f"{np.median(of_one) / np.median(peaks[:, 0]):.3f}",
+        ]
+        for num_timesteps, of_one in zip(TIMESTEPS, peaks.T, strict=True)
     ]
-    header = ("T", "peak resident memory of train.py", "of T = 10")
-    return [Table("memory", "python -m benchmarks.memory", header, rows, "The swiss roll, 500 steps.")]
+    header = ("T", "peak resident memory of train.py", f"of {ROUNDS} runs", "of T = 10")
+    return [Table("memory", "python -m benchmarks.memory", header, rows, "The swiss roll, 500 steps; medians.")]
 
 
 def main() -> None:
