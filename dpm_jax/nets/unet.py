@@ -45,7 +45,7 @@ class UNet(nn.Module):
       grid: of the data's levels, None where they have none.
       log_nsr: t -> log of the noise-to-signal ratio; needed for periods.
       remat: compute each block again in the backward pass, in place of keeping what is within it.
-      dtype: of convolutions and of what goes between layers; sums of normalisation, parameters and outputs are float32.
+      dtype: that convolutions are computed in; normalisation, parameters and outputs are float32.
     """
 
     num_outputs: int
@@ -120,16 +120,16 @@ class UNet(nn.Module):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), width)
             if level:
                 h = upsample(h, 2)
+        h = nn.silu(_norm(h, self.num_groups))
         # The last layer in float32: its outputs are the distribution's parameters.
-        h = nn.silu(_norm(h.astype(jnp.float32), self.num_groups))
         h = Conv(self.num_outputs * self.patch_size**2, kernel_init=_ZEROS)(h)
         return depth_to_space(h, self.patch_size)
 
 
 def _norm(h: Array, num_groups: int) -> Array:
-    """Group normalisation; sums and parameters are float32, what comes out is of h's dtype."""
+    """Group normalisation, float32 whatever comes in."""
     groups = num_groups if h.shape[-1] % num_groups == 0 else 1
-    normalised: Array = nn.GroupNorm(groups, dtype=h.dtype)(h)
+    normalised: Array = nn.GroupNorm(groups, dtype=jnp.float32)(h)
     return normalised
 
 
@@ -143,7 +143,7 @@ class _ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        h = nn.silu(_norm(x, self.num_groups))
+        h = nn.silu(_norm(x, self.num_groups)).astype(self.dtype)
         h = Conv(self.features, dtype=self.dtype)(h)
         film = nn.Dense(2 * self.features, kernel_init=_ZEROS)(time)[:, None, None]
         scale, shift = jnp.split(film, 2, axis=-1)
@@ -166,7 +166,7 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        h = _norm(x, self.num_groups).reshape(batch, height * width, channels)
+        h = _norm(x, self.num_groups).astype(self.dtype).reshape(batch, height * width, channels)
         h = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, out_kernel_init=_ZEROS)(h)
         attended: Array = x + h.reshape(x.shape)
         return attended
