@@ -21,8 +21,10 @@ def get_config() -> ConfigDict:
     c.noise, c.edge = "white", "grid"
     c.network.unet.periods = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
     c.reverse.prediction = "levels"
+    c.optimizer.name = "muon"
+    c.optimizer.muon.rms = 0.15
     c.optimizer.learning_rate = 3e-3
-    c.train.steps = 6500
+    c.train.steps = 8500
     c.evaluate.num_examples = 512
     c.evaluate.num_samples = 16
     return c
