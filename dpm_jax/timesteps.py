@@ -121,7 +121,7 @@ def importance(probabilities: Array, *, real: bool = False) -> TimeSampler:
         if num_timesteps == 1:
             return TimeDraw(t.astype(jnp.float32) if real else t, jnp.zeros(num), "grid")
         weight = probabilities[2:].sum() / probabilities[t]
-        return TimeDraw(t - 1 + within if real else t, weight, "grid")
+        return TimeDraw((t - 1).astype(jnp.float32) + within if real else t, weight, "grid")
 
     return draw
 

@@ -92,7 +92,7 @@ def test_an_objective_of_ones_own_is_what_is_minimised():
         ({"schedule.name": "tests.own_parts:halves", "schedule.options": "final=0.9"}, "of the data is left"),
         ({"optimizer.name": "tests.own_parts:moons"}, "must take learning_rate"),
         ({"train.objective": "tests.own_parts:weighted", "train.options": "pover=1"}, "did you mean power?"),
-        ({"train.objective": "tests.own_parts:weighted", "train.emphasis": 0.5}, "goes neither with emphasis"),
+        ({"train.objective": "tests.own_parts:weighted", "train.emphasis": 0.5}, "does not go with emphasis"),
         ({"train.options": "power=1"}, "config.train.options"),
         ({"train.objective": "hybird"}, "did you mean hybrid?"),
         ({"train.time_sampler": "unifrom"}, "did you mean uniform?"),

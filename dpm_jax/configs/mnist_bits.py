@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     c.optimizer.name = "muon"
     c.optimizer.muon.rms = 0.15
     c.optimizer.learning_rate = 3e-3
-    c.train.steps = 8500
+    c.train.steps = 7000
     c.evaluate.num_examples = 512
     c.evaluate.num_samples = 16
     return c

@@ -43,8 +43,8 @@ def places(offset: Array, weights: Array, num: int) -> tuple[Array, Array]:
         positions = k * (ends[-1] // num) + (k.astype(jnp.float32) * share).astype(jnp.int32) + first
         positions = jnp.minimum(positions, ends[-1] - 1)
         index = jnp.searchsorted(ends, positions, side="right").astype(jnp.int32)
-        left = (ends[index] - positions).astype(jnp.float32)
-        return index, 1 - left / jnp.maximum(ticks[index], 1)
+        left, size = (a.astype(jnp.float32) for a in (ends[index] - positions, jnp.maximum(ticks[index], 1)))
+        return index, 1 - left / size
 
     found: tuple[Array, Array] = jnp.vectorize(search, signature="(),(n)->(k),(k)")(offset, weights)
     return found
