@@ -63,7 +63,7 @@ def _define(flag: cli.Definitions) -> None:
     flag.boolean(
         "truncated_normal",
         False,
-        "Whether to bound the code length of 8-bit pixels by a truncated normal, too, without a decoder.",
+        "Whether to bound the code length of 8-bit pixels by a truncated normal, too; every t is visited.",
     )
     flag.integer(
         "ais_k",
