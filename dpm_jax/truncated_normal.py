@@ -41,7 +41,7 @@ def evaluate(key: Array, model: Model, x_0: Array, grid: Grid, *, num_times: int
       model: of a Gaussian process of T > 1 steps, known before tracing, nu_T finite.
       x_0: [B, ...] levels.
       grid: of the data.
-      num_times: as of `bound.evaluate`.
+      num_times: as of `bound.evaluate`; few of them give large errors, for the first steps lose much more than others.
 
     Raises:
       ValueError: if the process is not Gaussian, T is 1, or the noise of the first step exceeds a quarter of a level.

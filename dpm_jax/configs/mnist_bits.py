@@ -1,8 +1,8 @@
 """MNIST, for the fewest bits on two CPU cores: a small U-Net on patches of 2 x 2 pixels, T = 1000.
 
-Network and batch are those of `cifar10`. The noise is white, and that of the first step a sixth of a grey level;
-p(x_0 | x_1) and the network's predictions are laws of the 256 levels, which MNIST has few of. Images are better from
-`mnist`, whose loss looks less at the finest noise.
+Network and batch are those of `cifar10`, the optimizer is Muon. The noise is white, and that of the first step a sixth
+of a grey level; p(x_0 | x_1) and the network's predictions are laws of the 256 levels, which MNIST has few of. Images
+are better from `mnist`, whose loss looks less at the finest noise.
 
 Paper: none; Kingma et al. 2021 (VDM), sections 3.3 and 3.4, have the decoder and the features.
 Field: about 1.0 bits/dim for flows, 0.37 for VDM, after days.

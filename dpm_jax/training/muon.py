@@ -34,7 +34,7 @@ def muon(
       b1: as of Adam, of all else.
       b2: likewise.
     """
-    muon: optax.GradientTransformation = optax.contrib.muon(
+    made: optax.GradientTransformation = optax.contrib.muon(
         learning_rate,
         beta=beta,
         consistent_rms=rms,
@@ -42,7 +42,7 @@ def muon(
         adam_b2=b2,
         muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
     )
-    return muon
+    return made
 
 
 def _matrix(path: tuple[Any, ...], parameter: Any) -> MuonDimensionNumbers | None:

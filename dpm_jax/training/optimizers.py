@@ -27,10 +27,10 @@ _LENGTHS = ("decay_steps", "transition_steps")
 _OURS = {"muon": "dpm_jax.training.muon:muon"}
 # Optax takes any value of these.
 _WITHIN = {
-    **dict.fromkeys(("b1", "b2", "momentum"), "[0, 1)"),
+    **dict.fromkeys(("b1", "b2", "beta", "momentum"), "[0, 1)"),
     "weight_decay": "[0, inf)",
     "alpha": "[0, 1]",
-    "decay_rate": "(0, inf)",
+    **dict.fromkeys(("decay_rate", "rms"), "(0, inf)"),
 }
 
 
