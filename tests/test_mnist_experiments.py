@@ -93,7 +93,7 @@ def test_training_images_in_the_samples_place_are_as_good_as_said(judged, small)
 
 def test_both_have_one_network_batch_and_number_of_steps():
     ddpm, bound = mnist_objectives.configs(7, 11).values()
-    for name in ("network", "seed", "num_timesteps"):
+    for name in ("network", "optimizer", "seed", "num_timesteps"):
         assert ddpm[name] == bound[name]
     assert (ddpm.train.batch_size, ddpm.train.steps) == (bound.train.batch_size, bound.train.steps)
     assert (ddpm.train.objective, bound.train.objective) == ("simple", "bound")

@@ -107,6 +107,7 @@ def main() -> None:
         if name not in curves:
             curves[name] = make()
             path.write_text(json.dumps(curves, indent=1))
+    curves = {name: curves[name] for name in _TITLES}
     _draw(curves, given.out / "equal_minutes.png")
     rows = [
         [_TITLES[name], f"{minutes:.1f}", str(step), f"{mean:.3f} ± {error:.3f}"]

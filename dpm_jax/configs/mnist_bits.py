@@ -1,6 +1,6 @@
 """MNIST, for the fewest bits on two CPU cores: a small U-Net on patches of 2 x 2 pixels, T = 1000.
 
-Network and batch are those of `cifar10`, the optimizer is Muon. The noise is white, and that of the first step a sixth
+Network, batch and optimizer are those of `cifar10`. The noise is white, and that of the first step a sixth
 of a grey level; p(x_0 | x_1) and the network's predictions are laws of the 256 levels, which MNIST has few of. Images
 are better from `mnist`, whose loss looks less at the finest noise.
 
@@ -21,9 +21,6 @@ def get_config() -> ConfigDict:
     c.noise, c.edge = "white", "grid"
     c.network.unet.periods = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
     c.reverse.prediction = "levels"
-    c.optimizer.name = "muon"
-    c.optimizer.muon.rms = 0.15
-    c.optimizer.learning_rate = 3e-3
     c.train.steps = 7000
     c.evaluate.num_examples = 512
     c.evaluate.num_samples = 16

@@ -1,4 +1,4 @@
-"""MNIST: noise prediction by L_simple (DDPM) and the bound K, the same network and number of steps, side by side.
+"""MNIST: noise prediction by L_simple (DDPM) and the bound K, one network, optimizer and number of steps.
 
 Both have T = 1000. Both are compared by K on the same held-out images, every t visited, by bits/dim of the
 pixels, and by samples of a shorter, evenly spaced chain, beside training images in their place.
@@ -35,13 +35,14 @@ def configs(steps: int, num_timesteps: int) -> dict[str, ConfigDict]:
     """Return the configs of the two runs."""
     ddpm, ours = mnist_runs.config_of("ddpm_mnist"), mnist_runs.config_of("mnist")
     ours.train.emphasis = 0.0
+    ours.optimizer, ours.train.batch_size = ddpm.optimizer, ddpm.train.batch_size
     for config in (ddpm, ours):
         config.num_timesteps = num_timesteps
         config.train.steps = steps
     return {"ddpm": ddpm, "bound": ours}
 
 
-_NAMES = {"ddpm": "DDPM: epsilon, L_simple (ddpm_mnist)", "bound": "bound K (mnist, T = 1000, no emphasis)"}
+_NAMES = {"ddpm": "DDPM: epsilon, L_simple (ddpm_mnist)", "bound": "bound K (T = 1000, no emphasis)"}
 
 
 def run(arguments: Namespace) -> None:

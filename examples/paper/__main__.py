@@ -88,10 +88,13 @@ def _result(system: System, given: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate a system, and return its evaluation with the minutes that it took."""
     where, data = given.out / system.config, _data(system, given)
     seconds = _command("train", f"--config={system.config}", f"--workdir={where}", *data, *given.settings)
+    path = where / "evaluation.json"
+    found: dict[str, Any] = json.loads(path.read_text())
     if system.parzen:
         folder = [f"--data_dir={given.data_dir}", f"--parzen_samples={given.parzen_samples}", "--ais_k=0"]
         _command("evaluate", f"--workdir={where}", "--parzen", *folder)
-    found: dict[str, Any] = json.loads((where / "evaluation.json").read_text())
+        # Its K is that of other examples.
+        found["parzen"] = json.loads(path.read_text())["parzen"]
     if system.files == "photograph":
         config = config_file.read(system.config).config
         config.data.folder.path, config.data.crop = given.photograph.name, _PATCH
