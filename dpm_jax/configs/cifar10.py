@@ -7,7 +7,8 @@ Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bit
 Field: DDPM 3.70 bits/dim, VDM 2.65.
 Command: python train.py --config=cifar10 --data_dir=FOLDER
 Expect, on 2 CPU cores: K = 6.76 +- 0.11 bits/pixel, K - L_null = 12.90 +- 0.15, 3.750 +- 0.037 bits/dim (dequantised);
-8.4 minutes of training on quiet cores (14 steps/s), 11 in all. Samples have the images' colours and soft textures, and few edges.
+8.4 minutes of training on quiet cores (14 steps/s), 11 in all. Samples have the images' colours and soft textures, and
+few edges.
 """
 
 from ml_collections import ConfigDict
