@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.tables import ROOT, Table, cores, figure, write
+from benchmarks.tables import ROOT, Table, figure, write
 from benchmarks.timing import seconds, settled
 from benchmarks.train_step import ours, source_of
 from dpm_jax import sampling
@@ -96,7 +96,7 @@ def tables(other: str) -> list[Table]:
             process.kill()
             process.wait()
     header = ("", *(f"jax {version}" for version in reversed(versions)))
-    note = f"{cores()} CPU cores; in parentheses: to the first, in the same round."
+    note = "In parentheses: to the first, in the same round."
     return [Table("versions", "python -m benchmarks.versions PYTHON", header, rows, note)]
 
 
