@@ -116,8 +116,10 @@ def over_size() -> Table:
 def _child() -> None:
     """Print what a train step takes on the devices of this process."""
     with mesh.over_all_devices():
-        for module in (swiss_roll, mnist):
-            print(_a_step(_trainer(module.get_config())))
+        for module, size in ((swiss_roll, 1024), (mnist, 64)):
+            config = module.get_config()
+            config.train.batch_size = size
+            print(_a_step(_trainer(config)))
 
 
 def _on_devices(num: int) -> list[float]:
