@@ -88,8 +88,8 @@ def tables(other: str) -> list[Table]:
             for process in processes:
                 _ask(process, which)
             timing = settled([[_ask(process, which) for process in processes] for _ in range(ROUNDS)])
-            newer, older = (f"{figure(1e3 * taken)} ms" for taken in timing.medians)
-            rows.append([name, older, f"{newer} ({timing.ratios[0]:.2f})"])
+            there, here = (f"{figure(1e3 * taken)} ms" for taken in timing.medians)
+            rows.append([name, here, f"{there} ({timing.ratios[0]:.2f})"])
             print(*rows[-1], flush=True)
     finally:
         for process in processes:
