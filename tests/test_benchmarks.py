@@ -7,7 +7,6 @@ import pytest
 from benchmarks import sampler, train_step, versions
 from dpm_jax.training import build
 
-
 CASES = (*sampler.CASES, *versions.CASES)
 
 
