@@ -112,6 +112,18 @@ def test_options_of_the_wrong_kind_are_refused(name, options):
         optimizers.learning_rate(settings(decay__name=name, decay__options=options), 100)
 
 
+def test_muon_has_no_scale():
+    """Matrices whose gradients are tiny are trained as fast, though Optax adds a constant to their squared norms."""
+    optimizer, _ = optimizers.build(settings(**{**CONSTANT, "name": "muon"}), 10)
+    gradient = jax.random.normal(jax.random.key(0), (6, 4))
+
+    def update(scale):
+        params = {"kernel": jnp.zeros_like(gradient)}
+        return optimizer.update({"kernel": scale * gradient}, optimizer.init(params), params)[0]["kernel"]
+
+    np.testing.assert_allclose(update(1e-7), update(0.1), rtol=1e-3)
+
+
 def test_muon_makes_singular_values_alike_of_kernels_as_matrices():
     """Against a singular value decomposition in float64; what is no kernel is Adam's."""
     rng = np.random.default_rng(0)
@@ -134,6 +146,6 @@ def test_muon_makes_singular_values_alike_of_kernels_as_matrices():
         matrix = (shape[0], -1) if name == "query" else (-1, shape[-1])
         left, _, right = np.linalg.svd(g.reshape(matrix), full_matrices=False)
         between = left.T @ u.reshape(matrix) @ right.T / (0.05 * 0.3 * np.sqrt(u.size / len(right)))
-        # Five Newton-Schulz iterations bring singular values to between 0.7 and 1.2.
+        # A few Newton-Schulz iterations bring singular values to between 0.7 and 1.2.
         np.testing.assert_allclose(between, -0.95 * np.eye(len(right)), atol=0.3, err_msg=name)
         assert np.linalg.norm(u) > 0.6 * 0.05 * 0.3 * np.sqrt(u.size)
