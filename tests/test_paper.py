@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dpm_jax.data.sources import Source
+from dpm_jax.errors import UserError
 from dpm_jax.evaluation import parzen
 from dpm_jax.evaluation.estimate import keyed
 from dpm_jax.evaluation.images import ParzenReport
+from examples.paper import __main__ as paper
 from examples.paper import gaussian_patches, tables
 from examples.paper.__main__ import main
 from tests.real_data import TFDS_DIR, needs_dataset
@@ -81,6 +83,17 @@ def test_a_system_is_trained_once_and_shown(tmp_path, capfd):
     assert json.loads((tmp_path / "results.json").read_text()) == results
     with pytest.raises(SystemExit):
         main(["--colour=red"])
+
+
+def test_tables_grow_by_one_system_at_a_time(tmp_path, monkeypatch):
+    def result(system, _):
+        if system.config == "heartbeat":
+            raise UserError("no heartbeat today")
+        return {"bound_bits": 2.41, "bound_stderr_bits": 0.012, "minutes": 0.7}
+
+    monkeypatch.setattr(paper, "_result", result)
+    assert main(["--only=swiss_roll,heartbeat", f"--out={tmp_path}"]) == 2
+    assert "2.410 ± 0.012" in (tmp_path / "tables.md").read_text()
 
 
 @needs_dataset("mnist")

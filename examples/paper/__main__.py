@@ -109,14 +109,19 @@ def _run(given: argparse.Namespace) -> None:
     chosen, path = _chosen(given), given.out / "results.json"
     given.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, "
+
+    def write() -> str:
+        text = tables.text(results, f"{machine}jax {jax.__version__}")
+        (given.out / "tables.md").write_text(text)
+        return text
+
     for system in chosen:
         if system.config not in results:
             results[system.config] = _result(system, given)
             write_json(path, results, indent=1)
-    machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, "
-    text = tables.text(results, f"{machine}jax {jax.__version__}")
-    (given.out / "tables.md").write_text(text)
-    print(text)
+            write()
+    print(write())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
