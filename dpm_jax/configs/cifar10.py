@@ -7,7 +7,7 @@ Paper: Sohl-Dickstein et al. 2015, section 3.2.2, table 1; K - L_null = 11.5 bit
 Field: DDPM 3.70 bits/dim, VDM 2.65.
 Command: python train.py --config=cifar10 --data_dir=FOLDER
 Expect, on 2 CPU cores: K = 6.94 +- 0.11 bits/pixel, K - L_null = 13.08 +- 0.15, 3.691 +- 0.037 bits/dim (dequantised);
-12.8 minutes of training (11.7 steps/s; 14 on quiet cores), 15 in all. Samples have the images' colours and soft
+11 to 13 minutes of training (12 to 14 steps/s), 13 to 15 in all. Samples have the images' colours and soft
 textures, and few edges.
 """
 
