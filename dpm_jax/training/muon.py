@@ -28,6 +28,7 @@ def muon(
     rms: float = 0.2,
     beta: float = 0.95,
     iterations: int = 3,
+    precision: str = "highest",
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
@@ -39,6 +40,8 @@ def muon(
         rate found for Adam serves.
       beta: decay of the momentum of matrices.
       iterations: of Newton and Schulz; the more, the more alike the singular values are.
+      precision: bits that accelerators multiply the matrices of the iterations in; highest is float32. Jordan et al. do
+        with bfloat16, on TPUs default, which takes a sixth of the time.
       b1: as of Adam, of all else.
       b2: likewise.
     """
@@ -53,7 +56,13 @@ def muon(
         adam_b2=b2,
         muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(_matrix, params),
     )
-    return optax.chain(optax.scale(_SCALE), made)
+    scaled = optax.chain(optax.scale(_SCALE), made)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.default_matmul_precision(precision):
+            return scaled.update(updates, state, params)
+
+    return optax.GradientTransformation(scaled.init, update)
 
 
 def _matrix(path: tuple[Any, ...], parameter: Any) -> MuonDimensionNumbers | None:
