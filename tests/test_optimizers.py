@@ -113,7 +113,7 @@ def test_options_of_the_wrong_kind_are_refused(name, options):
 
 
 def test_muon_has_no_scale():
-    """Matrices whose gradients are tiny are trained as fast, though Optax adds a constant to their squared norms."""
+    """Matrices whose gradients are tiny are trained as fast, though Optax takes squared norms to be 1e-8 at least."""
     optimizer, _ = optimizers.build(settings(**{**CONSTANT, "name": "muon"}), 10)
     gradient = jax.random.normal(jax.random.key(0), (6, 4))
 

@@ -17,8 +17,8 @@ from optax.contrib import MuonDimensionNumbers
 
 __all__ = ["muon"]
 
-# Optax adds 1e-8 to the squared norms of rows, which gradients of a large network come close to. What Muon does has no
-# scale, so it is given them times a power of two, and Adam an epsilon that is as much larger.
+# Optax takes squared norms of rows to be 1e-8 at least, which gradients of a large network come close to. Muon itself
+# has no scale, so it is given them times a power of two, and Adam an epsilon that is as much larger.
 _SCALE = 2.0**24
 _EPSILON = 1e-8
 

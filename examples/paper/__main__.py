@@ -109,10 +109,10 @@ def _run(given: argparse.Namespace) -> None:
     chosen, path = _chosen(given), given.out / "results.json"
     given.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, "
+    machine = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
     def write() -> str:
-        text = tables.text(results, f"{machine}jax {jax.__version__}")
+        text = tables.text(results, f"{machine}, Python {platform.python_version()}, jax {jax.__version__}")
         (given.out / "tables.md").write_text(text)
         return text
 
