@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax.nets import MultiscaleNet, UNet
+from dpm_jax.nets import MultiscaleNet, UNet, resampling
 from dpm_jax.nets.multiscale import MultiscaleConv
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.schedules import bump_basis
@@ -43,6 +43,10 @@ NETS = {
 }
 
 
+# Without what takes one size of images only.
+SIZES_APART = {"film": {"dense_layers": 0, "num_scales": 3}}
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_outputs_begin_at_zero_have_their_shape_and_follow_time(name):
     net = NETS[name]
@@ -75,6 +79,23 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(name):
     assert 0 < difference.max() < 0.1 * np.abs(exact).max()
     grads = jax.jit(jax.grad(lambda p: net.apply(p, x, t).sum()))(params)
     assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("name", ["paper", "film", "unet"])
+def test_bfloat16_sums_in_float32(name):
+    # Gradients of biases, and of what time adds, are sums over pixels: in bfloat16 they stop growing.
+    size, net = (8, NETS[name]) if name == "paper" else (32, NETS[name].clone(**SIZES_APART.get(name, {})))
+    x, t = jax.random.normal(KEY, (16, size, size, 1)), jnp.arange(16) + 1
+    params = randomized(jax.jit(net.init)(KEY, x, t))
+
+    def gradient(net):
+        return jax.jit(jax.grad(lambda p: (net.apply(p, x, t) ** 2).sum()))(params)
+
+    ours, exact = gradient(net.clone(dtype=jnp.bfloat16)), gradient(net)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(exact), strict=True):
+        # That of a key's bias is zero: it adds the same to all that the softmax compares.
+        if "['key']['bias']" not in jax.tree_util.keystr(path):
+            assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b), jax.tree_util.keystr(path)
 
 
 def test_multiscale_layer_is_a_plain_loop():
@@ -181,3 +202,35 @@ def test_resampling():
     np.testing.assert_allclose(mean_pool(upsample(x, 3), 3), x, rtol=1e-6)
     np.testing.assert_allclose(mean_pool(x, 2)[0, 0, 0], x[0, :2, :2].mean((0, 1)), rtol=1e-5)
     np.testing.assert_array_equal(upsample(x, 2)[0, 3, 2], x[0, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("what", ["mean", "squares"])
+def test_resampling_on_tpus_is_that_on_cpus(what, factor, dtype):
+    by_shape, by_kernel = (getattr(resampling, f"_{what}_by_{how}") for how in ("shape", "kernel"))
+    x = jax.random.normal(KEY, (2, 6, 12, 3), dtype)
+    (expected, transpose), (ours, ours_transposed) = (
+        jax.vjp(lambda x: by(x, factor), x)  # noqa: B023
+        for by in (by_shape, by_kernel)
+    )
+    assert ours.dtype == expected.dtype == dtype
+    g = jax.random.normal(jax.random.key(1), ours.shape, dtype)
+    tolerance = {"rtol": 1e-6 if dtype == jnp.float32 else 0.02, "atol": 1e-6 if dtype == jnp.float32 else 0.02}
+    np.testing.assert_allclose(np.float32(ours), np.float32(expected), **tolerance)
+    np.testing.assert_allclose(np.float32(ours_transposed(g)[0]), np.float32(transpose(g)[0]), **tolerance)
+    if what == "squares":
+        np.testing.assert_array_equal(ours, expected)
+        # Sums over squares, too, have more bits than bfloat16 numbers: 289 ones would stay 256.
+        ones = jnp.ones((1, 17, 17, 1), dtype)
+        for by in (by_shape, by_kernel):
+            (total,) = jax.vjp(lambda x: by(x, 17), jnp.zeros((1, 1, 1, 1), dtype))[1](ones)  # noqa: B023
+            np.testing.assert_allclose(np.float32(total), 289, rtol=0.005)
+
+
+def test_resampling_has_a_program_for_tpus():
+    x = jnp.zeros((1, 4, 4, 2))
+    for function in (mean_pool, upsample):
+        traced = jax.jit(function, static_argnums=1).trace(x, 2)
+        texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("tpu", "cpu")}
+        assert {platform: "convolution" in text for platform, text in texts.items()} == {"tpu": True, "cpu": False}

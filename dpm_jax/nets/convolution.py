@@ -233,5 +233,6 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         y = conv(x, self.param("kernel", self.kernel_init, shape, jnp.float32))
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
+            # In float32: its gradient is a sum over all pixels, which bfloat16 numbers have too few bits for.
+            y = (y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)).astype(y.dtype)
         return y

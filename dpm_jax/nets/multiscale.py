@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.dense import Dense
 from dpm_jax.nets.resampling import mean_pool, upsample
 from dpm_jax.nets.shapes import check_divisible, check_image
 from dpm_jax.nets.time import BumpReadout
@@ -126,7 +127,8 @@ class MultiscaleNet(nn.Module):
                 return h
             change = nn.Dense(2 * h.shape[-1], use_bias=False, kernel_init=nn.initializers.zeros)(bumps)
             scale, shift = jnp.split(change.reshape(len(h), *(1,) * (h.ndim - 2), -1), 2, axis=-1)
-            return h * (1 + scale).astype(h.dtype) + shift.astype(h.dtype)
+            # In float32: gradients of scale and shift are sums over pixels.
+            return (h * (1 + scale) + shift).astype(h.dtype)
 
         batch, height, width, _ = x.shape
         x = x.astype(self.dtype)
@@ -140,8 +142,8 @@ class MultiscaleNet(nn.Module):
         if self.dense_layers:
             h = x.reshape(batch, -1)
             for _ in range(self.dense_layers):
-                h = dense(film(nn.Dense(self.dense_features, dtype=self.dtype)(h)))
-            h = dense(nn.Dense(height * width * self.dense_outputs, dtype=self.dtype)(h))
+                h = dense(film(Dense(self.dense_features, dtype=self.dtype)(h)))
+            h = dense(Dense(height * width * self.dense_outputs, dtype=self.dtype)(h))
             paths.append(h.reshape(batch, height, width, self.dense_outputs))
         h = jnp.concatenate(paths, axis=-1)
         for _ in range(self.pointwise_layers):

@@ -12,6 +12,7 @@ from jax import Array
 
 from dpm_jax.distributions import Grid
 from dpm_jax.nets.convolution import Conv
+from dpm_jax.nets.dense import Dense
 from dpm_jax.nets.levels import check_periods, with_level_features
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.nets.shapes import check_divisible, check_image
@@ -167,6 +168,22 @@ class _Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
         h = _norm(x, self.num_groups).astype(self.dtype).reshape(batch, height * width, channels)
-        h = nn.MultiHeadDotProductAttention(self.num_heads, dtype=self.dtype, out_kernel_init=_ZEROS)(h)
+        h = _MultiHead(self.num_heads, self.dtype, name="MultiHeadDotProductAttention_0")(h)
         attended: Array = x + h.reshape(x.shape)
         return attended
+
+
+class _MultiHead(nn.Module):
+    """Flax's `MultiHeadDotProductAttention` of one sequence, its parameters too, with biases and softmax in float32."""
+
+    num_heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        channels = h.shape[-1]
+        heads = (self.num_heads, channels // self.num_heads)
+        query, key, value = (Dense(heads, dtype=self.dtype, name=name)(h) for name in ("query", "key", "value"))
+        h = nn.dot_product_attention(query, key, value, dtype=self.dtype, force_fp32_for_softmax=True)
+        out: Array = Dense(channels, axis=(-2, -1), dtype=self.dtype, kernel_init=_ZEROS, name="out")(h)
+        return out
