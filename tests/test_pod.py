@@ -79,6 +79,25 @@ ENTRY %main (p.0: f32[8], p.1: bf16[4,8]) -> f32[8] {
     ]
 
 
+def test_parts_of_a_program_by_hand():
+    sources = {
+        "jit(step)/jvp(UNet)/_ResBlock_0/Conv_1/cond/branch_1_fun/conv_general_dilated": 3,
+        "jit(step)/jvp(UNet)/_ResBlock_13/Conv_0/cond/branch_1_fun/conv_general_dilated": 4,
+        "jit(step)/transpose(jvp(UNet))/_ResBlock_0/GroupNorm_1/mul": 5,
+        "jit(step)/update/jit(_where)/select_n": 2,
+        "jit(step)/jvp(UNet)/concatenate": 1,
+        "jit(step)/jvp()/add": 1,
+        "": 0,
+    }
+    found = hlo.parts(hlo.Operation("fusion", source, 10, cycles) for source, cycles in sources.items())
+    assert found[:3] == (
+        hlo.Part("Conv/conv_general_dilated, forward", 2, 20, 7),
+        hlo.Part("GroupNorm/mul, backward", 1, 10, 5),
+        hlo.Part("update/select_n", 1, 10, 2),
+    )
+    assert {part.name for part in found[3:]} == {"UNet/concatenate, forward", "add, forward", ""}
+
+
 @pytest.mark.parametrize(("precision", "times"), [(None, 1), ("default", 1), ("high", 3), ("highest", 6)])
 def test_products_of_float32_count_as_often_as_the_matrix_units_are_gone_through(precision, times):
     a = jnp.ones((5, 5))
@@ -134,7 +153,12 @@ def test_gradients_alone_are_sent_between_the_chips_of_two_hosts():
     assert set(sent) == {"all-reduce"}
     # And the loss; three digits are printed.
     assert sent["all-reduce"] == pytest.approx(4 * num_params, rel=0.01)
-    assert "by the compiler's estimate of each operation" in told
+    estimate = told.splitlines().index(next(line for line in told.splitlines() if "by the compiler's estimate" in line))
+    shares = [float(line.split()[2]) for line in told.splitlines()[estimate + 1 :] if " % " in line]
+    assert len(shares) == 12
+    assert shares == sorted(shares, reverse=True)
+    assert 60 < sum(shares) <= 100.6
+    assert "x update/" in told
     # The network is float32, and so are the products of its gradient.
     (products,) = (line for line in told.splitlines() if "products:" in line)
     assert re.fullmatch(r"  products: \d+ of f32 at precision highest", products)

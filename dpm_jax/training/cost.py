@@ -15,11 +15,14 @@ from dpm_jax.training import flops, hlo
 from dpm_jax.training import step as step_lib
 from dpm_jax.training.chips import CHIPS, Chip, chip
 from dpm_jax.training.experiment import Experiment
-from dpm_jax.training.hlo import Collective, Product
+from dpm_jax.training.hlo import Collective, Part, Product
 from dpm_jax.training.programs import Program
 from dpm_jax.training.step import TrainState
 
 __all__ = ["Cost", "compiled", "measure", "step_flops", "table"]
+
+# How many parts of a program the table has.
+_NUM_PARTS = 12
 
 
 class Cost(NamedTuple):
@@ -33,6 +36,7 @@ class Cost(NamedTuple):
       memory: of these, bytes that leave the chip; as many as `traffic` where the compiler does not say. In the bodies
         of loops none.
       cycles: of the chip's clock, as the compiler estimates; 0 where it does not.
+      parts: of the program, see `hlo.Part`.
       arguments: bytes that are put in, such as state and batches.
       temporary: bytes besides, while it runs, its results where they do not take the place of arguments.
       collectives: what devices send each other.
@@ -48,6 +52,7 @@ class Cost(NamedTuple):
     traffic: float
     memory: float
     cycles: int
+    parts: tuple[Part, ...]
     arguments: int
     temporary: int
     collectives: tuple[Collective, ...]
@@ -106,6 +111,7 @@ def measure(program: Program, devices: list[Any] | None = None) -> Cost:
         traffic=traffic,
         memory=float(sum(operation.num_bytes for operation in operations)) if cycles else traffic,
         cycles=cycles,
+        parts=hlo.parts(operations),
         arguments=int(plan.argument_size_in_bytes),
         temporary=int(plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes),
         collectives=hlo.collectives(text),
@@ -157,7 +163,13 @@ def _roofline(cost: Cost, best: Chip) -> list[str]:
     lines.append(f"  at best {_rate(cost, best, slowest)}; bound by {bound}")
     if best.clock and cost.cycles:
         expected = _rate(cost, best, cost.cycles / best.clock)
-        lines.append(f"  {expected}, by the compiler's estimate of each operation, links aside")
+        lines.append(f"  {expected}, by the compiler's estimate of each operation, links aside:")
+        for part in cost.parts[:_NUM_PARTS]:
+            share = 100 * part.cycles / cost.cycles
+            lines.append(
+                f"  {1e3 * part.cycles / best.clock:>9.3g} ms {share:>5.1f} % {part.num_bytes / 2**20:>9,.1f} MiB  "
+                f"{part.num:>4} x {part.name}"
+            )
     return lines
 
 

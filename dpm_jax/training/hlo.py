@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Collective", "Operation", "Product", "collectives", "operations", "products"]
+__all__ = ["Collective", "Operation", "Part", "Product", "collectives", "operations", "parts", "products"]
 
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # %name = TYPE operation(operands), ...; a type may be a tuple.
@@ -47,6 +48,23 @@ class Operation(NamedTuple):
 
     kind: str
     source: str
+    num_bytes: int
+    cycles: int
+
+
+class Part(NamedTuple):
+    """All operations of one part of the traced program.
+
+    Attributes:
+      name: innermost module of the network, or scope, and the primitive: "Conv/conv_general_dilated, backward". Where
+        XLA has made one operation of several, it is the last one's.
+      num: how many operations.
+      num_bytes: see `Operation`.
+      cycles: see `Operation`.
+    """
+
+    name: str
+    num: int
     num_bytes: int
     cycles: int
 
@@ -118,6 +136,29 @@ def operations(text: str) -> list[Operation]:
         source_name, num_cycles = (match[1] if match else "" for match in (source, cycles))
         found.append(Operation(line["op"], source_name, num_bytes, int(num_cycles or 0)))
     return found
+
+
+def parts(operations: Iterable[Operation]) -> tuple[Part, ...]:
+    """Return the parts of a program, those with the most cycles first."""
+    found: dict[str, list[Operation]] = {}
+    for operation in operations:
+        found.setdefault(_part(operation.source), []).append(operation)
+    summed = (
+        Part(name, len(of), sum(one.num_bytes for one in of), sum(one.cycles for one in of))
+        for name, of in found.items()
+    )
+    return tuple(sorted(summed, key=lambda part: -part.cycles))
+
+
+def _part(source: str) -> str:
+    *path, primitive = re.split(r"[/()]+", source)
+    # Flax names a module by its class and a number. The first two say which function was compiled.
+    modules = [re.sub(r"_\d+$", "", name).lstrip("_") for name in path if re.match("_?[A-Z]", name)]
+    scopes = [name for name in path[2:3] if name not in ("jit", "jvp", "transpose")]
+    inner = "/".join([*(modules or scopes)[-1:], primitive])
+    if "transpose" in path:
+        return f"{inner}, backward"
+    return f"{inner}, forward" if "jvp" in path else inner
 
 
 def _parsed(line: str) -> re.Match[str] | None:

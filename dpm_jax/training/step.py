@@ -130,23 +130,23 @@ def _loss_and_grads(experiment: Experiment, state: TrainState, key: Array, x_0: 
 def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array) -> tuple[TrainState, Array, Array]:
     """One optimizer step on a batch: (new state, loss, gradient norm); skipped, if one of these is not finite."""
     loss, memory, grads = _loss_and_grads(experiment, state, key, x_0)
-    updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    decay = experiment.ema_decay
-    average = optax.tree.update_moment(params, state.average, decay, order=1)
-    grad_norm = optax.tree.norm(grads)
-    num_updates = state.num_updates + 1
-    updated = state._replace(
-        num_updates=num_updates,
-        skipped=jnp.zeros_like(state.skipped),
-        params=params,
-        opt_state=opt_state,
-        average=average,
-        memory=memory,
-    )
+    # Scopes are what profiles and `--dry_run` name operations by.
+    with jax.named_scope("norm"):
+        grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    skipping = state._replace(skipped=state.skipped + 1)
-    new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, skipping)
+    with jax.named_scope("update"):
+        updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        updated = state._replace(
+            num_updates=state.num_updates + 1,
+            skipped=jnp.zeros_like(state.skipped),
+            params=params,
+            opt_state=opt_state,
+            average=optax.tree.update_moment(params, state.average, experiment.ema_decay, order=1),
+            memory=memory,
+        )
+        skipping = state._replace(skipped=state.skipped + 1)
+        new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, skipping)
     return new_state._replace(step=state.step + 1), loss, grad_norm
 
 
