@@ -134,19 +134,23 @@ def train_step(experiment: Experiment, state: TrainState, key: Array, x_0: Array
     with jax.named_scope("norm"):
         grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    def unless_skipped(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
     with jax.named_scope("update"):
         updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # The average is of what is chosen here, so that XLA goes through the parameters once for both.
+        params = unless_skipped(optax.apply_updates(state.params, updates), state.params)
         updated = state._replace(
             num_updates=state.num_updates + 1,
             skipped=jnp.zeros_like(state.skipped),
-            params=params,
             opt_state=opt_state,
             average=optax.tree.update_moment(params, state.average, experiment.ema_decay, order=1),
             memory=memory,
         )
         skipping = state._replace(skipped=state.skipped + 1)
-        new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, skipping)
+        new_state = unless_skipped(updated, skipping)._replace(params=params)
     return new_state._replace(step=state.step + 1), loss, grad_norm
 
 
