@@ -81,6 +81,12 @@ def test_a_system_is_trained_once_and_shown(tmp_path, capfd):
     assert f"{results['swiss_roll']['bound_bits']:.3f} ± " in shown
     assert main(["--only=swiss_roll", f"--out={tmp_path}", *small]) == 0
     assert json.loads((tmp_path / "results.json").read_text()) == results
+    # Minutes of the last call alone would be too few.
+    assert results["swiss_roll"]["minutes"] > 0
+    (tmp_path / "results.json").unlink()
+    assert main(["--only=swiss_roll", f"--out={tmp_path}", *small]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["swiss_roll"]["minutes"] is None
+    assert "| resumed |" in (tmp_path / "tables.md").read_text()
     with pytest.raises(SystemExit):
         main(["--colour=red"])
 

@@ -85,8 +85,9 @@ def _command(name: str, *arguments: str) -> float:
 
 
 def _result(system: System, given: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate a system, and return its evaluation with the minutes that it took."""
+    """Train and evaluate a system, and return its evaluation with the minutes that it took, None where it resumed."""
     where, data = given.out / system.config, _data(system, given)
+    resumed = where.exists()
     seconds = _command("train", f"--config={system.config}", f"--workdir={where}", *data, *given.settings)
     path = where / "evaluation.json"
     found: dict[str, Any] = json.loads(path.read_text())
@@ -100,7 +101,7 @@ def _result(system: System, given: argparse.Namespace) -> dict[str, Any]:
         config.data.folder.path, config.data.crop = given.photograph.name, _PATCH
         source = build.source(config, str(given.photograph.parent))
         found |= {"gaussian_gain": keyed(gaussian_patches.gain(jax.random.key(0), source))}
-    return found | {"minutes": seconds / 60}
+    return found | {"minutes": None if resumed else seconds / 60}
 
 
 def _run(given: argparse.Namespace) -> None:

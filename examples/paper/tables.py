@@ -14,7 +14,8 @@ def text(results: Mapping[str, Mapping[str, Any]], machine: str) -> str:
     """Return the paper's tables 1 and 2 with the results beside them, of those systems that have any.
 
     Args:
-      results: config -> what its evaluation.json holds, with the `minutes` of the whole training command.
+      results: config -> what its evaluation.json holds, with the `minutes` of the whole training command,
+        None where it had been stopped and was resumed.
       machine: what they were trained on.
     """
     shown = [system for system in SYSTEMS if system.config in results]
@@ -31,7 +32,7 @@ def text(results: Mapping[str, Mapping[str, Any]], machine: str) -> str:
                 _estimate(found, "gap_bits", "gap_stderr_bits"),
                 system.k or "",
                 system.gain or "",
-                f"{found['minutes']:.1f}",
+                "resumed" if found["minutes"] is None else f"{found['minutes']:.1f}",
             )
         )
     parts = ["**Table 1**", _table(header, rows)]
