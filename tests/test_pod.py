@@ -95,7 +95,7 @@ def test_parts_of_a_program_by_hand():
         hlo.Part("GroupNorm/mul, backward", 1, 10, 5),
         hlo.Part("update/select_n", 1, 10, 2),
     )
-    assert {part.name for part in found[3:]} == {"UNet/concatenate, forward", "add, forward", ""}
+    assert {part.name for part in found[3:]} == {"UNet/concatenate, forward", "add, forward", "fusion"}
 
 
 @pytest.mark.parametrize(("precision", "times"), [(None, 1), ("default", 1), ("high", 3), ("highest", 6)])

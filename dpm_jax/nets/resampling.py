@@ -42,8 +42,9 @@ def _mean_by_kernel(x: Array, factor: int) -> Array:
 def _squares_by_shape(x: Array, factor: int) -> Array:
     batch, height, width, channels = x.shape
     shape = (batch, height, factor, width, factor, channels)
-    # In float32: its gradient is a sum over squares.
-    squares = jnp.broadcast_to(x.astype(jnp.float32)[:, :, None, :, None], shape)
+    # In float32 at least: its gradient is a sum over squares.
+    precise = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squares = jnp.broadcast_to(precise[:, :, None, :, None], shape)
     return squares.reshape(batch, height * factor, width * factor, channels).astype(x.dtype)
 
 

@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
     Attributes:
       name: innermost module of the network, or scope, and the primitive: "Conv/conv_general_dilated, backward". Where
-        XLA has made one operation of several, it is the last one's.
+        XLA has made one operation of several, it is the last one's; its kind, where nobody says what it is of.
       num: how many operations.
       num_bytes: see `Operation`.
       cycles: see `Operation`.
@@ -142,7 +142,7 @@ def parts(operations: Iterable[Operation]) -> tuple[Part, ...]:
     """Return the parts of a program, those with the most cycles first."""
     found: dict[str, list[Operation]] = {}
     for operation in operations:
-        found.setdefault(_part(operation.source), []).append(operation)
+        found.setdefault(_part(operation.source) or operation.kind, []).append(operation)
     summed = (
         Part(name, len(of), sum(one.num_bytes for one in of), sum(one.cycles for one in of))
         for name, of in found.items()
