@@ -1,13 +1,16 @@
 """Networks for images: the multiscale layer against a plain loop, where outputs can see, and how time enters."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dpm_jax.nets import MultiscaleNet, UNet, resampling
+from dpm_jax.nets.dense import Dense
 from dpm_jax.nets.multiscale import MultiscaleConv
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
+from dpm_jax.nets.unet import _MultiHead
 from dpm_jax.schedules import bump_basis
 
 KEY = jax.random.key(0)
@@ -41,10 +44,6 @@ NETS = {
     "unet": UNet(2, clock, features=(4, 8), num_groups=2, num_heads=2),
     "patches": UNet(2, clock, features=(4, 8), num_groups=3, patch_size=2, attention=False),
 }
-
-
-# Without what takes one size of images only.
-SIZES_APART = {"film": {"dense_layers": 0, "num_scales": 3}}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -81,10 +80,13 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(name):
     assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize("name", ["paper", "film", "unet"])
-def test_bfloat16_sums_in_float32(name):
+@pytest.mark.parametrize(
+    ("net", "size"),
+    [(NETS["paper"], 8), (multiscale(num_scales=3, film=True), 32), (NETS["unet"], 32)],
+    ids=["paper", "film", "unet"],
+)
+def test_bfloat16_sums_in_float32(net, size):
     # Gradients of biases, and of what time adds, are sums over pixels: in bfloat16 they stop growing.
-    size, net = (8, NETS[name]) if name == "paper" else (32, NETS[name].clone(**SIZES_APART.get(name, {})))
     x, t = jax.random.normal(KEY, (16, size, size, 1)), jnp.arange(16) + 1
     params = randomized(jax.jit(net.init)(KEY, x, t))
 
@@ -96,6 +98,23 @@ def test_bfloat16_sums_in_float32(name):
         # That of a key's bias is zero: it adds the same to all that the softmax compares.
         if "['key']['bias']" not in jax.tree_util.keystr(path):
             assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(b), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "flax"),
+    [
+        (Dense(6), nn.Dense(6)),
+        (Dense((2, 3)), nn.DenseGeneral((2, 3))),
+        (_MultiHead(2, jnp.float32), nn.MultiHeadDotProductAttention(2, out_kernel_init=nn.initializers.zeros)),
+    ],
+    ids=["dense", "general", "attention"],
+)
+def test_float32_layers_are_flaxs(ours, flax):
+    h = jax.random.normal(KEY, (3, 5, 4))
+    params = flax.init(KEY, h)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(KEY, h), params)
+    params = randomized(params)
+    np.testing.assert_array_equal(ours.apply(params, h), flax.apply(params, h))
 
 
 def test_multiscale_layer_is_a_plain_loop():
