@@ -36,6 +36,7 @@ from dpm_jax import timesteps
 from dpm_jax.distributions import Distribution
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops, refuse, shuffle
+from dpm_jax.numerics.threefry import unrolled
 from dpm_jax.processes import Process
 
 __all__ = [
@@ -193,7 +194,7 @@ def evaluate(key: Array, model: Model, x_0: Array, *, edge: Edge = "forward", nu
     """
     x_0, process = jnp.asarray(x_0), model.process
     batch, num_timesteps = x_0.shape[0], process.num_timesteps
-    edge_key, kl_key = jax.random.split(key)
+    edge_key, kl_key = jax.random.split(unrolled(key))
     num_terms = num_timesteps - 1
     if num_times is not None:
         refuse.at_least_one(num_times=num_times)

@@ -20,6 +20,7 @@ from dpm_jax.distributions import Distribution
 from dpm_jax.distributions.base import Start, is_law
 from dpm_jax.model import Model
 from dpm_jax.numerics import loops, refuse
+from dpm_jax.numerics.threefry import unrolled
 
 __all__ = ["Numbered", "Trajectory", "sample", "trajectory", "with_jumps"]
 
@@ -67,7 +68,7 @@ def _first(number: Array | int) -> _First:
 def _sample(key: Array, p: Any, first: _First, time: Array | int) -> Array:
     """Return a sample of each law of p, [num, ...], for examples that begin at `first` and for this time."""
     num = p.batch_shape[0]
-    key = jax.random.fold_in(key, time)
+    key = jax.random.fold_in(unrolled(key), time)
     most = first.offset if isinstance(first.offset, int) else _BLOCK - 1
     num_blocks = -(-(num + most) // _BLOCK)
     if num_blocks * _BLOCK != num or most:

@@ -8,18 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.numerics.threefry import unrolled
+
 __all__ = ["log_prob", "sample", "sequences"]
+
+
+def _of_phase(phase: Array, length: int, period: int) -> Array:
+    return (jnp.arange(length) % period == phase[:, None]).astype(jnp.float32)
 
 
 def sequences(length: int, period: int) -> Array:
     """All heartbeats, one a phase: [period, length] float32 of 0.0 and 1.0."""
-    phase = jnp.arange(period)[:, None]
-    return (jnp.arange(length) % period == phase).astype(jnp.float32)
+    return _of_phase(jnp.arange(period), length, period)
 
 
 def sample(key: Array, num: int, length: int, period: int) -> Array:
     """`num` heartbeats of uniform phase, [num, length] float32."""
-    return sequences(length, period)[jax.random.randint(key, (num,), 0, period)]
+    return _of_phase(jax.random.randint(unrolled(key), (num,), 0, period), length, period)
 
 
 def log_prob(x: Array, length: int, period: int) -> Array:

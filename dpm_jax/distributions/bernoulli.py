@@ -10,11 +10,13 @@ likelihood, logit (2 y - 1) log((1 - f) / f) (section 2.5 and appendix C). Infin
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.nn import log_sigmoid
 
 from dpm_jax.distributions.base import Law, event_ndim_of
@@ -29,6 +31,58 @@ def signs(x: Any) -> Array:
     """Return 2 x - 1 of bits x, float32 of x's shape: -1 for 0 and 1 for 1, and NaN for any other number."""
     x = as_float32(x)
     return jnp.where((x == 0) | (x == 1), 2 * x - 1, jnp.nan)
+
+
+class _Divergence(NamedTuple):
+    """KL of bits in nats, and its derivatives in the logits of either law; each of the logits' shape."""
+
+    value: Array
+    slope: Array
+    other_slope: Array
+
+
+def _divergence(logits: Array, other_logits: Array) -> _Divergence:
+    """Return the KL of `Bernoulli.kl`, bit by bit, and its derivatives p(1) p(0) (l - l') and p'(1) - p(1)."""
+    turned = logits > 0
+    own, others = jnp.where(turned, -logits, logits), jnp.where(turned, -other_logits, other_logits)
+    tail = jnp.exp(own)
+    common = 1 / (1 + tail)
+    rare = tail * common
+    certain = rare == 0
+    size = jnp.where(certain, 0.0, -own)
+    u = others + size
+    is_small = (jnp.abs(u) <= 1) & ~certain
+    beyond = expm1_minus_x(u)
+    y = jnp.where(is_small, rare * (u + beyond), (jnp.exp(-jnp.abs(others)) - tail) * common)
+    less = x_minus_log1p(y)
+    above = others > 0
+    # Written so that nothing is infinity less infinity, or zero times it, where other is certain.
+    likely = jnp.where(above, others * common, 0.0) - rare * jnp.where(above, size, u)
+    far = jnp.where(certain, jnp.maximum(others, 0.0), likely) + (y - less)
+    odds = 1 / (1 + y)
+    gained = common * jnp.where(above & ~is_small, odds - tail, y * odds)
+    spread = jnp.where(certain, 0.0, rare * common * u)
+    return _Divergence(
+        jnp.where(is_small, rare * beyond - less, far),
+        jnp.where(turned, spread, -spread),
+        jnp.where(turned, -gained, gained),
+    )
+
+
+@jax.custom_jvp
+def _kl(logits: Array, other_logits: Array) -> Array:
+    return _divergence(logits, other_logits).value
+
+
+@partial(_kl.defjvp, symbolic_zeros=True)
+def _kl_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+    found = _divergence(*primals)
+    parts = [
+        slope * tangent
+        for slope, tangent in zip((found.slope, found.other_slope), tangents, strict=True)
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    return found.value, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(found.value)
 
 
 class Bernoulli(Law):
@@ -106,24 +160,10 @@ class Bernoulli(Law):
             softplus(l + u) - softplus(l) - m u  =  m (e^u - 1 - u) - (y - log(1 + y)),   y = m (e^u - 1).
 
         Nothing cancels in the first form for |u| > 1, nor in the second for |u| <= 1: its second term is at most half
-        of the first.
+        of the first. Both take one logarithm: where l + u > 0 the first is l + u - m u + log(1 + y) for
+        y = m (e^{-(2 l + u)} - 1), which stays in [-1/2, 1].
         """
-        size = jnp.abs(self.logits)
-        rare = jax.nn.sigmoid(-size)
-        certain = rare == 0
-        size = jnp.where(certain, 0.0, size)
-        common_is_one = self.logits > 0
-        sign = jnp.where(common_is_one, -1.0, 1.0)
-        others = sign * other.logits
-        surprise, u = softplus(others), others + size
-        is_small = jnp.abs(u) <= 1
-        # The branch that is not selected must not overflow, or its gradient would be NaN.
-        small = jnp.where(is_small, u, 0.0)
-        beyond = expm1_minus_x(small)
-        near = rare * beyond - x_minus_log1p(rare * (small + beyond))
-        far = surprise - softplus(-size) - rare * u
-        uncertain = jnp.where(is_small, near, far)
-        return self._sum(jnp.where(certain, surprise, uncertain))
+        return self._sum(_kl(self.logits, other.logits))
 
     def product(self, evidence: Bernoulli) -> tuple[Bernoulli, Array]:
         """Return p(x) r(x) / Z and log Z in nats, [*batch]; where r is certain, p is not asked.

@@ -85,12 +85,12 @@ class Binomial:
         """Return q(x_{t-1} | x_t, x_0), the forward chain run backwards from a known start (appendix B.3).
 
         Over a law of x_0 given x_t, bit by bit, the exact posteriors, of logits A + C and A - C, are mixed. With
-        l the law's logit, A = 2 atanh(1 - beta_t) s_t and C = 2 atanh(alpha_bar_{t-1}), the mixture's logit is
+        l the law's logit, A = 2 atanh(1 - beta_t), C = 2 atanh(alpha_bar_{t-1}) and S the sigmoid, the mixture's
+        logit is
 
-            l + h + softplus(-(v + C)) - softplus(v - C),
-            h = softplus(A - C) - softplus(-A - C),   v = l + h - A,
+            s_t log((S(A + C) u + S(A - C)) / (S(-A - C) u + S(C - A))),   u = e^{s_t l},
 
-        which stays finite where C is not: at t = 1 it is l itself.
+        sums of positive numbers, which stay so where C is infinite: at t = 1 it is l itself.
 
         Args:
           x_0: [B, ...]; or its law given x_t, of which the means are used.
@@ -102,11 +102,12 @@ class Binomial:
         step, start = self._step_strength(x_t, t), self._marginal_strength(x_t, t - 1)
         if not is_law(x_0):
             return Bernoulli(step * sign + start * signs(x_0), event_ndim=event_ndim)
+        sigmoid = jax.nn.sigmoid
         outputs = _logits(x_0)
-        # h is odd in A, so that it is needed once an example and not once a bit.
-        h = (softplus(step - start) - softplus(-step - start)) * sign
-        v = outputs + h - step * sign
-        return Bernoulli(outputs + h + softplus(-(v + start)) - softplus(v - start), event_ndim=event_ndim)
+        odds = jnp.exp(jnp.where(sign > 0, outputs, -outputs))
+        stays = sigmoid(step + start) * odds + sigmoid(step - start)
+        flips = sigmoid(-step - start) * odds + sigmoid(start - step)
+        return Bernoulli(sign * jnp.log(stays / flips), event_ndim=event_ndim)
 
     def kl_rate(self, x_0: Array, p: Any, x_t: Array, t: Array) -> Array:
         """Return the KL of a reverse step by its length in t, as steps become infinitely short (see `bound.limit`).

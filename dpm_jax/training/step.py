@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from dpm_jax.numerics.threefry import unrolled
 from dpm_jax.training import mesh
 from dpm_jax.training.experiment import Experiment, Memory, Params, streams
 
@@ -160,7 +161,7 @@ def next_step(
     """Return (new state, loss, gradient norm) of the run's next step, on a batch `draw(key, batch)`."""
     train_key = streams(experiment.seed).train
     data_key, noise_key = jax.random.split(jax.random.fold_in(train_key, state.step))
-    new_state, loss, grad_norm = train_step(experiment, state, noise_key, mesh.spread(draw(data_key, batch)))
+    new_state, loss, grad_norm = train_step(experiment, state, unrolled(noise_key), mesh.spread(draw(data_key, batch)))
     return mesh.shard(new_state), loss, grad_norm
 
 
