@@ -66,6 +66,50 @@ def test_kl_of_bits_over_all_logits():
     np.testing.assert_array_equal(Bernoulli(column(a)).kl(Bernoulli(column(a))), 0)
 
 
+def test_slopes_of_the_kl_of_bits_over_all_logits():
+    """In the logit a of the first law p(1) p(0) (a - b), in that of the second the difference of the rates."""
+
+    def rate(a):
+        return 1 / ((-a).exp() + 1)
+
+    a, b = np.meshgrid(np.linspace(-30, 30, 13), np.concatenate([DIFFERENCES, -DIFFERENCES]))
+    a, b = np.float32(a).ravel(), np.float32(a + b).ravel()
+    inside = (np.abs(b) <= 30) & (a != b)
+    a, b = a[inside], b[inside]
+    slopes_of = jax.jit(jax.vmap(jax.grad(lambda a, b: Bernoulli(a).kl(Bernoulli(b)), (0, 1))))
+    slopes = slopes_of(a, b)
+    assert relative_error(slopes[0], exactly(lambda a, b: rate(a) * rate(-a) * (a - b), a, b)) < 1e-6
+    # Far from each other, the difference of rates of 1 - 1e-13 and 1/2 is as rates are rounded.
+    assert relative_error(slopes[1], exactly(lambda a, b: rate(b) - rate(a), a, b)) < 2e-6
+    np.testing.assert_array_equal(slopes_of(a, a), 0)
+
+
+def test_posteriors_of_bits_mixed_over_all_logits():
+    """Against 50 digits, for laws of x_0 of all logits, at the edges of a chain and within it."""
+    process = Binomial(schedules.erase(1000, beta_1=1e-5))
+    logits = np.float32(np.linspace(-70, 70, 29))
+    for t in (1, 2, 10, 500, 999, 1000):
+        flips = Decimal(float(process.schedule.beta[t])) / 2
+        # Of alpha_bar_{t-1} itself float32 keeps too little where it is nearly 1.
+        nsr = Decimal(float(process.schedule.log_nsr[t - 1])).exp() if t > 1 else Decimal(0)
+
+        def exact(logit, sign, flips=flips, nsr=nsr):
+            stays, known = 1 - flips, (2 + nsr) / (2 + 2 * nsr)
+            joint = {}
+            for x_0 in (1, -1):
+                chances = {x: (stays if x == sign else 1 - stays) * (known if x == x_0 else 1 - known) for x in (1, -1)}
+                for x in chances:
+                    joint[x_0, x] = chances[x] / sum(chances.values()) / ((-x_0 * logit).exp() + 1)
+            return ((joint[1, 1] + joint[-1, 1]) / (joint[1, -1] + joint[-1, -1])).ln()
+
+        for bit, sign in ((1.0, Decimal(1)), (0.0, Decimal(-1))):
+            x_t, times = jnp.full((len(logits), 1), bit), jnp.full(len(logits), t)
+            found = process.posterior(Bernoulli(column(logits)), x_t, times).logits
+            wanted = np.asarray(exactly(lambda logit, sign=sign: exact(logit, sign), logits), np.float64)
+            error = np.abs(np.asarray(found, np.float64)[:, 0] - wanted)
+            assert (error < 1e-6 * (2 + np.abs(wanted))).all()
+
+
 def test_entropy_and_log_probability_of_bits_over_all_logits():
     logits = np.linspace(-40, 40, 161)
 

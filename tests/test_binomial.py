@@ -139,6 +139,20 @@ def test_kl_from_a_certain_law_is_the_surprise():
     np.testing.assert_allclose(kl, surprise.sum(1), rtol=1e-5)
 
 
+def test_kl_to_a_certain_law_is_infinite_unless_both_are_certain_of_the_same():
+    logits = np.array([-np.inf, -3.0, 0.0, 3.0, np.inf], np.float32)
+    p, q = (jnp.asarray(values.ravel()[:, None]) for values in np.meshgrid(logits, logits, indexing="ij"))
+    found = np.asarray(Bernoulli(p).kl(Bernoulli(q))).reshape(5, 5)
+    # What is certain of 1 and what is certain of 0 share nothing.
+    wanted = np.full((5, 5), np.inf)
+    for i, a in enumerate(np.float64(logits)):
+        for j, b in enumerate(np.float64(logits)):
+            chances = [(1 / (1 + np.exp(-s * a)), 1 / (1 + np.exp(-s * b))) for s in (1, -1)]
+            if all(to > 0 or chance == 0 for chance, to in chances):
+                wanted[i, j] = sum(chance * np.log(chance / to) for chance, to in chances if chance > 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
 def test_null_model_is_independent_bits_at_the_mean_rate():
     """Compare the null model with its formula for batches in which 1/2, 1/4 and all of the bits are 1."""
     process = Binomial(make_schedule())

@@ -14,6 +14,7 @@ from dpm_jax.distributions import Grid
 from dpm_jax.nets.convolution import Conv
 from dpm_jax.nets.dense import Dense
 from dpm_jax.nets.levels import check_periods, with_level_features
+from dpm_jax.nets.normalization import GroupNorm
 from dpm_jax.nets.resampling import depth_to_space, mean_pool, space_to_depth, upsample
 from dpm_jax.nets.shapes import check_divisible, check_image
 from dpm_jax.numerics import refuse
@@ -130,7 +131,7 @@ class UNet(nn.Module):
 def _norm(h: Array, num_groups: int) -> Array:
     """Group normalisation, float32 whatever comes in."""
     groups = num_groups if h.shape[-1] % num_groups == 0 else 1
-    normalised: Array = nn.GroupNorm(groups, dtype=jnp.float32)(h)
+    normalised: Array = GroupNorm(groups)(h)
     return normalised
 
 

@@ -60,9 +60,8 @@ def _fold_in(key: Array, data: Any) -> Array:
 def _random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     a, b = _hash(key, *_counters(shape))
     dtype = jnp.dtype(f"uint{bit_width}")
-    if bit_width == 64:
-        return (a.astype(dtype) << 32) | b.astype(dtype)
-    return (a ^ b).astype(dtype)
+    bits: Array = (a.astype(dtype) << 32) | b.astype(dtype) if bit_width == 64 else (a ^ b).astype(dtype)
+    return bits
 
 
 _THREEFRY = jax.extend.random.threefry_prng_impl
@@ -85,7 +84,8 @@ def unrolled(key: Array) -> Array:
     Args:
       key: PRNG key, of any shape.
     """
-    is_default = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
-    if not (is_default and jax.config.jax_threefry_partitionable):
+    is_default = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
+    if not (is_default and jax.config.jax_threefry_partitionable):  # type: ignore[attr-defined]
         return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_UNROLLED)
+    same: Array = jax.random.wrap_key_data(jax.random.key_data(key), impl=_UNROLLED)
+    return same
