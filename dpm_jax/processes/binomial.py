@@ -29,7 +29,6 @@ from dpm_jax.distributions.base import is_law
 from dpm_jax.distributions.bernoulli import signs
 from dpm_jax.numerics.shapes import as_float32, at, concrete, level_at, slope_at, sum_event
 from dpm_jax.numerics.small_differences import expm1_minus_x
-from dpm_jax.numerics.softplus import softplus
 from dpm_jax.schedules import Schedule
 
 __all__ = ["Binomial"]
@@ -148,7 +147,7 @@ class Binomial:
         """2 atanh(alpha_bar_t) = log(1 + 2 / nu_t): log-odds that x_t = x_0. +inf at t = 0."""
         if jnp.issubdtype(jnp.result_type(t), jnp.floating):
             return jnp.log1p(2 * level_at(self.schedule.alpha_bar, t, like) / level_at(self.schedule.sigma2, t, like))
-        return softplus(jnp.log(2.0) - at(self.schedule.log_nsr, t, like))
+        return jax.nn.softplus(jnp.log(2.0) - at(self.schedule.log_nsr, t, like))
 
     # --- Evidence r(x_0), section 2.5: for `guidance` ---
 
