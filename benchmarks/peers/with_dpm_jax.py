@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.peers import networks, work
-from dpm_jax import objectives, predictions, sampling
+from dpm_jax import objectives, predictions, respacing, sampling
 from dpm_jax.model import Model
 from dpm_jax.training import build, step
 from dpm_jax.training import config as config_lib
@@ -59,7 +59,10 @@ def _both(module: Any, shape: tuple[int, ...], batch: int, train_steps: int, ste
 
     @jax.jit
     def draw(params: Any, key: Any) -> Any:
-        return sampling.sample(key, built.model(params), batch, shape)
+        model = built.model(params)
+        if steps < model.num_timesteps:
+            model = respacing.respace(model, respacing.uniform(model.num_timesteps, steps))
+        return sampling.sample(key, model, batch, shape)
 
     params = step.averaged_params(built, state[0])
     drawing = work.taken(lambda: draw(params, jax.random.key(2)).block_until_ready(), steps)
