@@ -43,7 +43,8 @@ class _Divergence(NamedTuple):
 def _divergence(logits: Array, other_logits: Array) -> _Divergence:
     """Return the KL of `Bernoulli.kl`, bit by bit, and its derivatives p(1) p(0) (l - l') and p'(1) - p(1)."""
     turned = logits > 0
-    own, others = jnp.where(turned, -logits, logits), jnp.where(turned, -other_logits, other_logits)
+    turn = jnp.where(turned, -1.0, 1.0)
+    own, others = jnp.where(turned, -logits, logits), turn * other_logits
     tail = jnp.exp(own)
     common = 1 / (1 + tail)
     rare = tail * common
@@ -63,8 +64,8 @@ def _divergence(logits: Array, other_logits: Array) -> _Divergence:
     spread = jnp.where(certain, 0.0, rare * common * u)
     return _Divergence(
         jnp.where(is_small, rare * beyond - less, far),
-        jnp.where(turned, spread, -spread),
-        jnp.where(turned, -gained, gained),
+        -turn * spread,
+        turn * gained,
     )
 
 

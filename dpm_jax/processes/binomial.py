@@ -103,7 +103,7 @@ class Binomial:
             return Bernoulli(step * sign + start * signs(x_0), event_ndim=event_ndim)
         sigmoid = jax.nn.sigmoid
         outputs = _logits(x_0)
-        odds = jnp.exp(jnp.where(sign > 0, outputs, -outputs))
+        odds = jnp.exp(jnp.where(sign > 0, 1.0, -1.0) * outputs)
         stays = sigmoid(step + start) * odds + sigmoid(step - start)
         flips = sigmoid(-step - start) * odds + sigmoid(start - step)
         return Bernoulli(sign * jnp.log(stays / flips), event_ndim=event_ndim)
