@@ -1,7 +1,7 @@
 """JAX's default generator with its rounds written out: the same numbers, three to four times as fast on CPUs.
 
 There JAX loops over the rounds, and each is a pass over memory: a sixth of the heartbeat's reverse step. Shapes with a
-last axis of 2 or 3 gain nothing, since such loops are not vectorised.
+last axis of 2 gain nothing, since such loops are not vectorised.
 
 Source: Threefry 2x32 of 20 rounds, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
