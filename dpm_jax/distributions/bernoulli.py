@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,16 +32,8 @@ def signs(x: Any) -> Array:
     return jnp.where((x == 0) | (x == 1), 2 * x - 1, jnp.nan)
 
 
-class _Divergence(NamedTuple):
-    """KL of bits in nats, and its derivatives in the logits of either law; each of the logits' shape."""
-
-    value: Array
-    slope: Array
-    other_slope: Array
-
-
-def _divergence(logits: Array, other_logits: Array) -> _Divergence:
-    """Return the KL of `Bernoulli.kl`, bit by bit, and its derivatives p(1) p(0) (l - l') and p'(1) - p(1)."""
+def _divergence(logits: Array, other_logits: Array) -> tuple[Array, Array, Array]:
+    """Return the KL of `Bernoulli.kl` bit by bit, and its slopes in the logits: p(1) p(0) (l - l') and p'(1) - p(1)."""
     turned = logits > 0
     turn = jnp.where(turned, -1.0, 1.0)
     own, others = jnp.where(turned, -logits, logits), turn * other_logits
@@ -52,37 +44,29 @@ def _divergence(logits: Array, other_logits: Array) -> _Divergence:
     size = jnp.where(certain, 0.0, -own)
     u = others + size
     is_small = (jnp.abs(u) <= 1) & ~certain
+    # Where |u| > 1 the series is wrong, and not used.
     beyond = expm1_minus_x(u)
     y = jnp.where(is_small, rare * (u + beyond), (jnp.exp(-jnp.abs(others)) - tail) * common)
     less = x_minus_log1p(y)
     above = others > 0
-    # Written so that nothing is infinity less infinity, or zero times it, where other is certain.
-    likely = jnp.where(above, others * common, 0.0) - rare * jnp.where(above, size, u)
-    far = jnp.where(certain, jnp.maximum(others, 0.0), likely) + (y - less)
+    # Written so that nothing is infinity less infinity, or zero times it, where one of the laws is certain.
+    far = jnp.where(above, others * common, 0.0) - rare * jnp.where(above | certain, size, u) + (y - less)
     odds = 1 / (1 + y)
     gained = common * jnp.where(above & ~is_small, odds - tail, y * odds)
     spread = jnp.where(certain, 0.0, rare * common * u)
-    return _Divergence(
-        jnp.where(is_small, rare * beyond - less, far),
-        -turn * spread,
-        turn * gained,
-    )
+    return jnp.where(is_small, rare * beyond - less, far), -turn * spread, turn * gained
 
 
 @jax.custom_jvp
 def _kl(logits: Array, other_logits: Array) -> Array:
-    return _divergence(logits, other_logits).value
+    return _divergence(logits, other_logits)[0]
 
 
 @partial(_kl.defjvp, symbolic_zeros=True)
 def _kl_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    found = _divergence(*primals)
-    parts = [
-        slope * tangent
-        for slope, tangent in zip((found.slope, found.other_slope), tangents, strict=True)
-        if not isinstance(tangent, SymbolicZero)
-    ]
-    return found.value, sum(parts[1:], parts[0])
+    value, *slopes = _divergence(*primals)
+    moved = (s * dx for s, dx in zip(slopes, tangents, strict=True) if not isinstance(dx, SymbolicZero))
+    return value, sum(moved, jnp.zeros_like(value))
 
 
 class Bernoulli(Law):

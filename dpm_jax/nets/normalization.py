@@ -6,6 +6,8 @@ every pixel and channel: on CPUs that takes two to three times as long, forward 
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,15 +38,14 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         size = channels // self.num_groups
-        # Products with this are sums within groups, and copies of a group's number for its channels. Small as they are,
-        # XLA does not pull them into the loops over pixels.
+        # Products with this copy a group's number for its channels, and those with its transpose sum within groups.
+        # Small as they are, XLA does not pull them into the loops over pixels.
         members = np.repeat(np.eye(self.num_groups, dtype=np.float32), size, axis=1)
         pixels = tuple(range(1, x.ndim - 1))
-
-        share = members.T / np.float32(x[0].size // self.num_groups)
+        count = math.prod(x.shape[1:]) // self.num_groups
 
         def mean(values: Array) -> Array:
-            means: Array = jnp.matmul(values.sum(pixels), share, precision="highest")
+            means: Array = jnp.matmul(values.sum(pixels), members.T / np.float32(count), precision="highest")
             return means
 
         mean_x = mean(x)
